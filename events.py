@@ -1,0 +1,678 @@
+"""The event log: append, read since, look; and both ends of the Redis wire.
+
+The log is the truth. Events are numbered without gaps in commit order, because the row
+lock of `stream` is held from the number to the commit. What is stored is the inner data;
+the CloudEvent's envelope is put around it here, byte for byte the same live and replayed.
+"""
+
+import asyncio
+import contextlib
+import json
+import uuid
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from loguru import logger
+from pydantic_core import to_json
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ConstantBackoff
+from redis.exceptions import RedisError
+
+from database import Database, Dialect, Row, Session
+from hub import Frame, Window, event_id
+from instants import stamp
+from models import Status
+
+WINDOW = 20_000  # numbers of the log read at once
+CHAPTER_WINDOWS = 20  # windows one page of the history may cost
+PAYLOAD_BYTES = 1 << 20  # of one PUBLISH; beyond that only the head is told
+WIRE_QUEUE = 1_000  # payloads that wait for Redis
+STATUSES = tuple(status.value for status in Status)
+
+
+@dataclass(slots=True)
+class Event:
+    """A fact that is about to be written. `data` and `detail` are JSON texts."""
+
+    type: str
+    subject: str
+    data: str
+    message: str | None = None
+    queue: str | None = None
+    from_queue: str | None = None
+    customer: str | None = None
+    detail: str | None = None
+    wakes: str | None = None  # the queue in which a message can now be claimed
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a transaction adds to the counts of its queues: queue id → status → n."""
+
+    changes: dict[int, dict[str, int]] = field(default_factory=dict)
+
+    def add(self, queue_id: int, status: str, n: int) -> None:
+        queue = self.changes.setdefault(queue_id, dict.fromkeys(STATUSES, 0))
+        queue[status] += n
+
+    def columns(self) -> list[list[int]]:
+        """Queue ids, then the six statuses: only queues where something changes."""
+        rows = sorted((q, c) for q, c in self.changes.items() if any(c.values()))
+        return [[q for q, _ in rows], *([c[s] for _, c in rows] for s in STATUSES)]
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """Where a transaction's events went: numbers `first` to `head`, all at the time `at`."""
+
+    first: int
+    head: int
+    at: int
+    epoch: str
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """The stream row: what every process reads once a second."""
+
+    head: int
+    epoch: str
+    floor: int
+    queues_version: int
+    revocations_version: int
+    home: str
+
+
+# --- append ---------------------------------------------------------------------------
+
+_COUNTED = ", ".join(f"{s} = c.{s} + d.{s}" for s in STATUSES)
+_DELTAS = ", ".join(STATUSES)
+
+APPEND_POSTGRES = f"""
+WITH taken AS (
+    UPDATE stream SET head = head + $1, at = greatest(at, {Dialect.POSTGRES.clock})
+    WHERE queues_version = $2 RETURNING head, at, epoch
+), logged AS (
+    INSERT INTO events (seq, type, subject, data, message, queue, from_queue, customer,
+        detail, batch, created_at)
+    SELECT taken.head - $1 + e.n, e.type, e.subject, e.data, e.message, e.queue, e.from_queue,
+        e.customer, e.detail, $3, taken.at
+    FROM taken, unnest($4::text[], $5::text[], $6::text[], $7::uuid[], $8::text[], $9::text[],
+        $10::text[], $11::text[]) WITH ORDINALITY
+        AS e (type, subject, data, message, queue, from_queue, customer, detail, n)
+), counted AS (
+    UPDATE queue_counts c SET {_COUNTED}
+    FROM taken, unnest($12::int[], $13::bigint[], $14::bigint[], $15::bigint[], $16::bigint[],
+        $17::bigint[], $18::bigint[]) AS d (queue_id, {_DELTAS})
+    WHERE c.queue_id = d.queue_id
+)
+SELECT head, at, epoch FROM taken"""
+
+TAKE_SQLITE = f"""
+UPDATE stream SET head = head + $1, at = max(at, {Dialect.SQLITE.clock})
+WHERE queues_version = $2 RETURNING head, at, epoch"""
+
+LOG_SQLITE = """
+INSERT INTO events (seq, type, subject, data, message, queue, from_queue, customer, detail,
+    batch, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+
+COUNT_SQLITE = (
+    f"UPDATE queue_counts SET {', '.join(f'{s} = {s} + ?' for s in STATUSES)} WHERE queue_id = ?"
+)
+
+# Changing a queue takes the head first, whatever the version is, and raises it.
+TAKE_FOR_QUEUES = {
+    dialect: f"""
+UPDATE stream SET head = head + 1, queues_version = queues_version + 1,
+    at = {"greatest" if dialect is Dialect.POSTGRES else "max"}(at, {dialect.clock})
+RETURNING head, at, epoch"""
+    for dialect in Dialect
+}
+
+
+def _columns(events: Sequence[Event]) -> list[list[str | None]]:
+    """The event columns in the order of the statements."""
+    return [
+        [e.type for e in events],
+        [e.subject for e in events],
+        [e.data for e in events],
+        [e.message for e in events],
+        [e.queue for e in events],
+        [e.from_queue for e in events],
+        [e.customer for e in events],
+        [e.detail for e in events],
+    ]
+
+
+def _appended(row: Row, n: int) -> Appended:
+    return Appended(row["head"] - n + 1, row["head"], row["at"], row["epoch"])
+
+
+async def append(
+    session: Session,
+    batch: str,
+    events: Sequence[Event],
+    counters: Counters,
+    queues_version: int,
+) -> Appended | None:
+    """Take the head, write the events with its numbers, add to the counters.
+
+    None if a queue was changed since `queues_version`: the caller rolls back and decides
+    again. From here to the commit this transaction holds up every other writer.
+    """
+    n = len(events)
+    if session.dialect is Dialect.POSTGRES:
+        rows = await session.fetch(
+            APPEND_POSTGRES, n, queues_version, batch, *_columns(events), *counters.columns()
+        )
+    else:
+        rows = await session.fetch(TAKE_SQLITE, n, queues_version)
+    if not rows:
+        return None
+    taken = _appended(rows[0], n)
+    if session.dialect is Dialect.SQLITE:
+        await _append_sqlite(session, batch, events, counters, taken)
+    return taken
+
+
+async def _append_sqlite(
+    session: Session, batch: str, events: Sequence[Event], counters: Counters, taken: Appended
+) -> None:
+    logged = zip(*_columns(events), strict=True)
+    if events:
+        await session.executemany(
+            LOG_SQLITE,
+            [(seq, *row, batch, taken.at) for seq, row in enumerate(logged, taken.first)],
+        )
+    queues, *deltas = counters.columns()
+    if queues:
+        await session.executemany(COUNT_SQLITE, list(zip(*deltas, queues, strict=True)))
+
+
+async def take_for_queues(session: Session) -> Appended:
+    """Take one number for a change of a queue: from here on its counters are exact."""
+    rows = await session.fetch(TAKE_FOR_QUEUES[session.dialect])
+    return _appended(rows[0], 1)
+
+
+async def queues_version(session: Session) -> int:
+    return (await session.fetch("SELECT queues_version FROM stream"))[0]["queues_version"]
+
+
+async def lock_head(session: Session) -> None:
+    """Wait until nobody is appending, and let nobody append until this transaction ends."""
+    lock = " FOR UPDATE" if session.dialect is Dialect.POSTGRES else ""
+    await session.fetch(f"SELECT head FROM stream{lock}")
+
+
+async def batch_at(session: Session, seq: int) -> str | None:
+    """Which transaction wrote an event; None if there is no such event."""
+    rows = await session.fetch("SELECT batch FROM events WHERE seq = $1", seq)
+    return str(rows[0]["batch"]) if rows else None
+
+
+async def log_one(session: Session, taken: Appended, batch: str, event: Event) -> None:
+    """Write the event whose number was taken by `take_for_queues`."""
+    values = [column[0] for column in _columns([event])]
+    if session.dialect is Dialect.SQLITE:
+        await session.execute(LOG_SQLITE, taken.first, *values, batch, taken.at)
+        return
+    marks = ", ".join(f"${n}" for n in range(1, 12))
+    await session.execute(
+        LOG_SQLITE.split("VALUES")[0] + f"VALUES ({marks})", taken.first, *values, batch, taken.at
+    )
+
+
+# --- the envelope ---------------------------------------------------------------------
+
+
+def envelope(epoch: str, seq: int, at: int, event: Event) -> str:
+    """The CloudEvent 1.0 as one line of JSON."""
+    source = event.from_queue or event.queue
+    _, _, subject = event.subject.partition(":")
+    return (
+        f'{{"specversion":"1.0","id":"{epoch}-{seq}","source":"/queues/{source}",'
+        f'"type":"{event.type}","subject":"{subject}","time":"{stamp(at)}","data":{event.data}}}'
+    )
+
+
+def topics_of(event: Event) -> tuple[str, ...]:
+    """Every topic whose readers get this event."""
+    if event.message is None:
+        return (event.subject, "queues")
+    topics = [event.subject, f"customer:{event.customer}", f"queue:{event.queue}"]
+    if event.from_queue not in (None, event.queue):
+        topics.append(f"queue:{event.from_queue}")
+    return tuple(topics)
+
+
+def frame(epoch: str, seq: int, at: int, event: Event) -> Frame:
+    """The event as streams carry it: the same bytes for every reader."""
+    text = f"id: {epoch}-{seq}\nevent: {event.type}\ndata: {envelope(epoch, seq, at, event)}\n\n"
+    return Frame(seq, topics_of(event), event.wakes, text.encode())
+
+
+def frames(appended: Appended, events: Iterable[Event]) -> list[Frame]:
+    numbered = enumerate(events, appended.first)
+    return [frame(appended.epoch, seq, appended.at, event) for seq, event in numbered]
+
+
+def stored_event(row: Row) -> Event:
+    """An event as it was read back."""
+    return Event(
+        type=row["type"],
+        subject=row["subject"],
+        data=row["data"],
+        message=None if row["message"] is None else str(row["message"]),
+        queue=row["queue"],
+        from_queue=row["from_queue"],
+        customer=row["customer"],
+    )
+
+
+# --- reading --------------------------------------------------------------------------
+
+COLUMNS = "seq, type, subject, data, message, queue, from_queue, customer, created_at"
+
+
+async def look(session: Session) -> Look:
+    row = (await session.fetch("SELECT * FROM stream"))[0]
+    return Look(
+        row["head"],
+        row["epoch"],
+        row["floor"],
+        row["queues_version"],
+        row["revocations_version"],
+        row["home"],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Topics sorted by the column that finds their events."""
+
+    orders: list[str]
+    customers: list[str]
+    queues: list[str]
+    all_queues: bool
+
+    @classmethod
+    def of(cls, topics: Iterable[str]) -> "Wanted":
+        named: dict[str, list[str]] = {"order": [], "customer": [], "queue": []}
+        every = False
+        for topic in sorted(topics):
+            kind, colon, name = topic.partition(":")
+            if colon:
+                named[kind].append(name)
+            else:
+                every = every or topic == "queues"
+        return cls(named["order"], named["customer"], named["queue"], every)
+
+    @property
+    def only_orders(self) -> bool:
+        return bool(self.orders) and not (self.customers or self.queues or self.all_queues)
+
+
+_MATCH = {
+    Dialect.POSTGRES: "(message = ANY($4::uuid[]) OR customer = ANY($5::text[])"
+    " OR queue = ANY($6::text[]) OR from_queue = ANY($6::text[])"
+    " OR ($7::bool AND message IS NULL))",
+    Dialect.SQLITE: "(message IN (SELECT value FROM json_each($4))"
+    " OR customer IN (SELECT value FROM json_each($5))"
+    " OR queue IN (SELECT value FROM json_each($6))"
+    " OR from_queue IN (SELECT value FROM json_each($6)) OR ($7 AND message IS NULL))",
+}
+_RANGE = {
+    Dialect.POSTGRES: f"SELECT {COLUMNS} FROM events WHERE seq > $1 AND seq <= $2",
+    Dialect.SQLITE: f"SELECT {COLUMNS} FROM events WHERE seq > $1 AND seq <= $2",
+}
+_LIMIT = {Dialect.POSTGRES: " ORDER BY seq LIMIT $3", Dialect.SQLITE: " ORDER BY seq LIMIT $3"}
+_BY_ORDER = {
+    Dialect.POSTGRES: f"SELECT {COLUMNS} FROM events WHERE message = ANY($4::uuid[])"
+    " AND seq > $1 AND seq <= $2",
+    Dialect.SQLITE: f"SELECT {COLUMNS} FROM events"
+    " WHERE message IN (SELECT value FROM json_each($4)) AND seq > $1 AND seq <= $2",
+}
+
+
+def _list_argument(dialect: Dialect, values: list[str]) -> Any:
+    return values if dialect is Dialect.POSTGRES else json.dumps(values)
+
+
+async def read_range(
+    session: Session, after: int, upto: int, topics: Iterable[str] | None, limit: int
+) -> Sequence[Row]:
+    """The rows of (after, upto] that match the topics (all if None), in order."""
+    dialect = session.dialect
+    if topics is None:
+        return await session.fetch(_RANGE[dialect] + _LIMIT[dialect], after, upto, limit)
+    wanted = Wanted.of(topics)
+    orders = _list_argument(dialect, wanted.orders)
+    if wanted.only_orders:
+        sql = _BY_ORDER[dialect] + _LIMIT[dialect]
+        return await session.fetch(sql, after, upto, limit, orders)
+    sql = f"{_RANGE[dialect]} AND {_MATCH[dialect]}{_LIMIT[dialect]}"
+    return await session.fetch(
+        sql,
+        after,
+        upto,
+        limit,
+        orders,
+        _list_argument(dialect, wanted.customers),
+        _list_argument(dialect, wanted.queues),
+        wanted.all_queues,
+    )
+
+
+async def read_window(database: Database, after: int, topics: frozenset[str] | None) -> Window:
+    """The next window of the log after a number, with floor and head of the same instant."""
+    async with database.snapshot() as session:
+        now = await look(session)
+        whole = topics is not None and Wanted.of(topics).only_orders
+        upto = now.head if whole else min(after + WINDOW, now.head)
+        rows = await read_range(session, after, upto, topics, WINDOW)
+        if len(rows) == WINDOW:
+            upto = rows[-1]["seq"]
+        found = [frame(now.epoch, r["seq"], r["created_at"], stored_event(r)) for r in rows]
+    return Window(now.epoch, now.head, now.floor, upto, found)
+
+
+@dataclass(frozen=True, slots=True)
+class Chapter:
+    """A page of `/events/history`: CloudEvents as JSON texts."""
+
+    items: list[str]
+    reached: int  # numbers up to here were looked at
+    look: Look
+
+
+async def read_chapter(
+    database: Database, after: int, topics: frozenset[str], limit: int
+) -> Chapter:
+    """The first `limit` events after a number, looking at 20 windows at most."""
+    items: list[str] = []
+    reached = after
+    async with database.snapshot() as session:
+        now = await look(session)
+        for _ in range(CHAPTER_WINDOWS):
+            if reached >= now.head or len(items) >= limit:
+                break
+            whole = Wanted.of(topics).only_orders
+            upto = now.head if whole else min(reached + WINDOW, now.head)
+            wanted = limit - len(items)
+            rows = await read_range(session, reached, upto, topics, wanted)
+            items += [envelope(now.epoch, r["seq"], r["created_at"], stored_event(r)) for r in rows]
+            reached = rows[-1]["seq"] if len(rows) == wanted else upto
+    return Chapter(items, reached, now)
+
+
+async def first_since(session: Session, instant: int) -> int:
+    """The cursor from which on all events at or after an instant follow."""
+    sql = "SELECT min(seq) AS seq FROM events WHERE created_at >= $1"
+    found = (await session.fetch(sql, instant))[0]["seq"]
+    now = await look(session)
+    return now.head if found is None else max(found - 1, now.floor)
+
+
+async def history(session: Session, message: str, after: int, limit: int) -> Sequence[Row]:
+    """The events of one order after a number, oldest first, with their details."""
+    return await session.fetch(
+        "SELECT seq, type, data, detail, created_at FROM events"
+        " WHERE message = $1 AND seq > $2 ORDER BY seq LIMIT $3",
+        message,
+        after,
+        limit,
+    )
+
+
+def history_item(epoch: str, row: Row, *, staff: bool) -> dict[str, Any]:
+    """One step of an order's history; staff also see who, which worker, which error."""
+    data: Mapping[str, Any] = json.loads(row["data"])
+    item = {
+        "id": event_id(epoch, row["seq"]),
+        "type": row["type"],
+        "time": stamp(row["created_at"]),
+        **{
+            name: data[name]
+            for name in (
+                "version",
+                "queue",
+                "previous_queue",
+                "status",
+                "previous_status",
+                "reason",
+            )
+        },
+    }
+    if staff:
+        detail = json.loads(row["detail"] or "{}")
+        item |= {name: detail.get(name) for name in ("actor", "worker", "error", "result")}
+    return item
+
+
+async def prune(database: Database, before: int, step: int) -> None:
+    """Move the floor past events older than an instant, then delete what nobody needs.
+
+    An event goes when it is at or below the floor and its message is gone (or it never had
+    one): a history lives as long as its order, and above the floor there are no holes.
+    """
+    async with database.read() as session:
+        sql = "SELECT max(seq) AS seq FROM events WHERE created_at < $1"
+        old = (await session.fetch(sql, before))[0]["seq"]
+        floor = (await look(session)).floor
+    if old is not None and old > floor:
+        async with database.transaction() as session:
+            await session.execute("UPDATE stream SET floor = $1 WHERE floor < $1", old)
+    while await _sweep(database, step):
+        continue
+
+
+async def _sweep(database: Database, step: int) -> bool:
+    """One stretch of numbers below the floor; whether there is more.
+
+    The head's lock comes first: a message that is pruned at the same time either sees this
+    floor and deletes its own events, or is gone before this looks.
+    """
+    async with database.transaction() as session:
+        await session.execute("UPDATE stream SET head = head")
+        row = (await session.fetch("SELECT floor, swept FROM stream"))[0]
+        upto = min(row["floor"], row["swept"] + step)
+        await session.execute(
+            "DELETE FROM events WHERE seq > $1 AND seq <= $2 AND NOT EXISTS"
+            " (SELECT 1 FROM messages m WHERE m.id = events.message)",
+            row["swept"],
+            upto,
+        )
+        await session.execute("UPDATE stream SET swept = $1", upto)
+    return upto < row["floor"]
+
+
+# --- which log is this ----------------------------------------------------------------
+
+
+async def settle_home(database: Database) -> Look:
+    """Make sure that the log's past is this database's past; a new epoch if it is not.
+
+    A restored backup, a stale replica and a copied file all say `home` of another database:
+    numbers that clients remember may mean other events now, so all cursors end.
+    """
+    async with database.read() as session:
+        now, home = await look(session), await database.home(session)
+    if now.epoch and now.home == home:
+        return now
+    return await new_epoch(database, now.epoch, home)
+
+
+async def new_epoch(database: Database, old: str, home: str) -> Look:
+    """Begin a new epoch, unless another process just did."""
+    async with database.transaction() as session:
+        await session.execute(
+            "UPDATE stream SET epoch = $1, home = $2, floor = head WHERE epoch = $3",
+            uuid.uuid4().hex[:8],
+            home,
+            old,
+        )
+        return await look(session)
+
+
+# --- the wire -------------------------------------------------------------------------
+
+
+def channel_of(epoch: str) -> str:
+    return f"filaviva:{epoch}"
+
+
+def encode(epoch: str, first: int, batch: Sequence[Frame]) -> bytes:
+    """One payload: a line of JSON that says what follows, then the frames' bytes.
+
+    A batch above 1 MiB is told by its head alone; the log has it.
+    """
+    size = sum(len(f.data) for f in batch)
+    head: dict[str, Any] = {"epoch": epoch, "first": first, "head": first + len(batch) - 1}
+    if size > PAYLOAD_BYTES:
+        return to_json(head)
+    head["frames"] = [[f.topics, f.wakes, len(f.data)] for f in batch]
+    return to_json(head) + b"\n" + b"".join(f.data for f in batch)
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """What came over the wire. `frames` is empty when only the head was told."""
+
+    epoch: str
+    first: int
+    head: int
+    frames: list[Frame]
+
+
+def decode(payload: bytes) -> Payload:
+    """
+    Raises:
+        ValueError: somebody else wrote into our channel.
+    """
+    line, _, blob = payload.partition(b"\n")
+    try:
+        head = json.loads(line)
+        batch: list[Frame] = []
+        start = 0
+        for seq, (topics, wakes, size) in enumerate(head.get("frames", ()), head["first"]):
+            batch.append(Frame(seq, tuple(topics), wakes, blob[start : start + size]))
+            start += size
+        if start != len(blob):
+            raise ValueError("sizes and bytes differ")
+        return Payload(head["epoch"], head["first"], head["head"], batch)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError("not a payload of ours") from error
+
+
+class Wire:
+    """Both ends of Redis. It carries what is committed already, and may lose any of it.
+
+    `on_payload` is called with what came in, `on_subscribed` whenever redis-py confirms a
+    subscription: whatever was published before that moment is gone, so the log is read.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        on_payload: Callable[[Payload], None],
+        on_subscribed: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._url = url
+        self._on_payload = on_payload
+        self._on_subscribed = on_subscribed
+        self._out: deque[tuple[str, bytes]] = deque(maxlen=WIRE_QUEUE)
+        self._filled = asyncio.Event()
+        self._epoch = ""
+        self._moved = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self.up = False
+
+    async def start(self, epoch: str) -> None:
+        self._epoch = epoch
+        self._tasks = [
+            asyncio.create_task(self._publish(), name="wire-out"),
+            asyncio.create_task(self._subscribe(), name="wire-in"),
+        ]
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def waiting(self) -> int:
+        """Payloads not yet taken by Redis."""
+        return len(self._out)
+
+    def follow(self, epoch: str) -> None:
+        """Move to the channel of a new epoch."""
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._moved.set()
+
+    def publish(self, epoch: str, first: int, batch: Sequence[Frame]) -> None:
+        """Hand over committed frames. Never waits; when Redis is slow the oldest go first."""
+        self._out.append((channel_of(epoch), encode(epoch, first, batch)))
+        self._filled.set()
+
+    async def _publish(self) -> None:
+        client = Redis.from_url(
+            self._url,
+            socket_timeout=1,
+            socket_connect_timeout=1,
+            retry=Retry(ConstantBackoff(0), 0),
+        )
+        async with contextlib.aclosing(client):
+            while True:
+                await self._filled.wait()
+                self._filled.clear()
+                while self._out:
+                    await self._send(client, *self._out.popleft())
+
+    async def _send(self, client: Redis, channel: str, payload: bytes) -> None:
+        try:
+            await client.publish(channel, payload)
+            self.up = True
+        except (RedisError, OSError, TimeoutError) as error:
+            if self.up:
+                logger.warning("Redis does not take what is published: {}", type(error).__name__)
+            self.up = False
+            # What waited is old by now; each process finds it in the log within a second.
+            self._out.clear()
+            await asyncio.sleep(0.2)
+
+    async def _subscribe(self) -> None:
+        while True:
+            try:
+                await self._listen()
+            except (RedisError, OSError, TimeoutError) as error:
+                logger.warning("the subscription to Redis broke: {}", type(error).__name__)
+                await asyncio.sleep(0.5)
+
+    async def _listen(self) -> None:
+        client = Redis.from_url(
+            self._url, socket_timeout=None, socket_connect_timeout=2, health_check_interval=30
+        )
+        async with contextlib.aclosing(client):
+            pubsub = client.pubsub(ignore_subscribe_messages=False)
+            async with contextlib.aclosing(pubsub):
+                self._moved.clear()
+                await pubsub.subscribe(channel_of(self._epoch))
+                while not self._moved.is_set():
+                    message = await pubsub.get_message(timeout=1)
+                    if message is not None:
+                        await self._receive(message)
+
+    async def _receive(self, message: Mapping[str, Any]) -> None:
+        if message["type"] == "subscribe":
+            await self._on_subscribed()
+        elif message["type"] == "message":
+            try:
+                self._on_payload(decode(message["data"]))
+            except ValueError as error:
+                logger.warning("ignored on the channel: {}", error)

@@ -1,0 +1,1232 @@
+"""Fan-out inside one process: from the numbered event log to everybody who listens.
+
+The hub is fed with finished frames, from commits of this process and from the channel,
+in any order, with doubles and holes. It passes them on strictly in sequence: what comes
+too early waits, what is missing is read from the log. So a hole never reaches a stream.
+
+A frame is encoded once. Subscribers of the same topics form a group; what is due for a
+group within a tick is joined once, and each of its streams makes one write of those same
+bytes. A stream holds a cursor, never a pile: while it writes or lags it is given nothing,
+and afterwards it reads on from its cursor, out of the ring or, further back, the log.
+
+Everything runs on one event loop and nothing here is opened at import. Durations are in
+seconds of the loop's clock, wall times in milliseconds since 1970 UTC.
+"""
+
+import asyncio
+import json
+import random
+import re
+import time
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from operator import attrgetter
+from typing import Final, Literal, NamedTuple, TypeVar
+
+# The comment line without a blank line after it: with one, some clients (fetch-event-source,
+# httpx-sse) deliver an empty event.
+HEARTBEAT: Final = b":\n"
+RESOLUTION: Final = 0.25  # seconds; how exactly heartbeats, expiries and lifetimes are kept
+FRAME_OVERHEAD: Final = 600  # bytes a frame costs in the ring beside its data: 510 measured
+CACHED_PAGES: Final = 32  # shared among streams that catch up from the same place
+ALARMS_A_TURN: Final = 500  # streams looked after before the loop gets a turn
+
+T = TypeVar("T")
+_seq = attrgetter("seq")
+_unsafe = re.compile(r"[\r\n\0]")
+_event_id = re.compile(r"([A-Za-z0-9_]{1,16})-(0|[1-9][0-9]{0,15})")
+
+
+# --- what goes in ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One event, finished: the same bytes for every reader, live and replayed."""
+
+    seq: int
+    topics: tuple[str, ...]  # all it matches, e.g. ("order:…", "customer:c-7", "queue:picking")
+    wakes: str | None  # the queue in which a message became claimable at once
+    data: bytes  # the whole block, blank line included
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What one read of the log found, all of it in one snapshot."""
+
+    epoch: str
+    head: int
+    floor: int  # cursors from here on can be resumed
+    upto: int  # the numbers (after, upto] were looked at
+    frames: list[Frame]  # those of them that match, in order
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The present state of some topics as of `seq`; only the last frame has an id."""
+
+    epoch: str
+    seq: int
+    frames: Sequence[bytes]
+
+
+# (after, topics) -> Window; topics None: every event. Raises whatever the database raises.
+ReadLog = Callable[[int, frozenset[str] | None], Awaitable[Window]]
+ReadSnapshot = Callable[[], Awaitable[Snapshot]]
+ReadGreeting = Callable[[], Awaitable[Sequence[bytes]]]
+Write = Callable[[bytes], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a stream begins."""
+
+    kind: Literal["now", "after", "reset", "snapshot"]
+    epoch: str = ""  # of the cursor; kind "after"
+    seq: int = 0
+    reason: str = ""  # of the reset: pruned, epoch, unknown
+
+    @classmethod
+    def now(cls) -> "Start":
+        return cls("now")
+
+    @classmethod
+    def after(cls, epoch: str, seq: int) -> "Start":
+        return cls("after", epoch, seq)
+
+    @classmethod
+    def reset(cls, reason: str) -> "Start":
+        return cls("reset", reason=reason)
+
+    @classmethod
+    def snapshot(cls) -> "Start":
+        """With the present state; needs the `snapshot` of `Hub.subscribe`."""
+        return cls("snapshot")
+
+    @classmethod
+    def resume(cls, text: str) -> "Start":
+        """From the id a client sends back; what cannot be read is a reset."""
+        found = parse_id(text)
+        return cls.after(*found) if found else cls.reset("unknown")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Every bound of the hub."""
+
+    ring_bytes: int = 32 << 20
+    ahead_frames: int = 10_000  # that wait for a missing number; the log has the rest
+    ahead_bytes: int = 8 << 20
+    tick_bytes: int = 256 << 10  # of one write; a tick with more is caught up in pages
+    page_bytes: int = 64 << 10  # small, so that a thin line still ends a write in time
+    notes_bytes: int = 256 << 10  # control frames kept for a stream that is busy
+    log_reads: int = 4  # replays that read the log at the same time
+    tick: float = 0.005  # least time between two ticks
+    gap: float = 0.005  # time a gap has to close by itself
+    retry: float = 0.25  # after a read of the log failed
+    read: float = 10  # a read of the log, the wait for its turn included
+    heartbeat: float = 15
+    stall: float = 20  # a write that takes longer ends its stream
+    lifetime: tuple[float, float] = (600, 900)
+    reconnect_ms: tuple[int, int] = (500, 5_000)
+
+
+@dataclass(slots=True)
+class Stats:
+    """Plain numbers for the metrics."""
+
+    streams: int = 0  # open now
+    opened: int = 0
+    delivered: int = 0  # events handed to streams
+    resets: int = 0
+    slow: int = 0  # streams ended because they did not read
+    gaps: int = 0  # that did not close by themselves
+    log_reads: int = 0
+    log_errors: int = 0
+    ahead_dropped: int = 0
+    ring_bytes: int = 0
+
+
+# --- what goes out: blocks of text/event-stream ---------------------------------------
+
+
+def event_id(epoch: str, seq: int) -> str:
+    return f"{epoch}-{seq}"
+
+
+def parse_id(text: str) -> tuple[str, int] | None:
+    """(epoch, seq) of an event's id, None if it is not one."""
+    found = _event_id.fullmatch(text)
+    return (found[1], int(found[2])) if found else None
+
+
+def control(
+    name: str, data: Mapping[str, object], cursor: str | None = None, retry: int | None = None
+) -> bytes:
+    """One control frame; `cursor` becomes its id, `retry` is in milliseconds.
+
+    Raises ValueError where a line break would forge a field.
+    """
+    _refuse_breaks((name, cursor or ""))
+    lines = [] if retry is None else [f"retry: {retry}"]
+    lines += [] if cursor is None else [f"id: {cursor}"]
+    body = json.dumps(data, separators=(",", ":"), ensure_ascii=False)
+    return "\n".join([*lines, f"event: {name}", f"data: {body}", "", ""]).encode()
+
+
+def goodbye(reason: str, reconnect_ms: int | None) -> bytes:
+    """The last frame. `retry:` too: an EventSource heeds nothing else."""
+    return control("goodbye", {"reason": reason, "reconnect_ms": reconnect_ms}, retry=reconnect_ms)
+
+
+def bookmark(epoch: str, seq: int, head: int) -> bytes:
+    return control("bookmark", {"head": event_id(epoch, head)}, event_id(epoch, seq))
+
+
+def _refuse_breaks(texts: Iterable[str]) -> None:
+    for text in texts:
+        if _unsafe.search(text):
+            raise ValueError(f"line break or NUL in {text!r}")
+
+
+def _rfc3339(ms: int) -> str:
+    moment = datetime.fromtimestamp(ms // 1000, UTC).replace(microsecond=ms % 1000 * 1000)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _ignore(_error: Exception) -> None:
+    """Failures of the log are counted in `Stats`; whoever wants to see them hands in more."""
+
+
+# --- the ring -------------------------------------------------------------------------
+
+
+class _Segment:
+    """A run of the ring, by topic: a resume touches what matches and nothing else."""
+
+    __slots__ = ("by_topic", "last", "size")
+
+    def __init__(self) -> None:
+        self.by_topic: dict[str, list[Frame]] = {}
+        self.last = 0
+        self.size = 0
+
+    def append(self, frame: Frame, size: int) -> None:
+        for topic in frame.topics:
+            self.by_topic.setdefault(topic, []).append(frame)
+        self.last = frame.seq
+        self.size += size
+
+    def after(self, topics: frozenset[str], seq: int) -> list[Frame]:
+        lists = [found for topic in topics if (found := self.by_topic.get(topic))]
+        tails = [found[bisect_right(found, seq, key=_seq) :] for found in lists]
+        if len(tails) == 1:
+            return tails[0]
+        once = {frame.seq: frame for tail in tails for frame in tail}
+        return [once[number] for number in sorted(once)]
+
+
+class _Ring:
+    """The newest frames. It is complete for every cursor from `floor` on.
+
+    Kept in sixteen segments, so that making room is dropping one and not an edit of
+    every topic's list.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.clear(0)
+
+    def clear(self, head: int) -> None:
+        self.floor = self.head = head
+        self.size = 0
+        self._segments: deque[_Segment] = deque()
+
+    def append(self, frame: Frame) -> None:
+        size = len(frame.data) + FRAME_OVERHEAD
+        if not self._segments or self._segments[-1].size * 16 >= self.limit:
+            self._segments.append(_Segment())
+        self._segments[-1].append(frame, size)
+        self.head = frame.seq
+        self.size += size
+        while self.size > self.limit:
+            oldest = self._segments.popleft()
+            self.floor, self.size = oldest.last, self.size - oldest.size
+
+    def read(self, topics: frozenset[str], after: int, limit: int) -> tuple[list[Frame], int]:
+        """Matching frames of about `limit` bytes, and the number up to which that is all."""
+        found: list[Frame] = []
+        for segment in self._segments:
+            if segment.last <= after:
+                continue
+            for frame in segment.after(topics, after):
+                if found and limit < len(frame.data):
+                    return found, found[-1].seq
+                found.append(frame)
+                limit -= len(frame.data)
+        return found, max(after, self.head)
+
+
+class _Page(NamedTuple):
+    upto: int  # whoever has this page has everything up to here
+    frames: int
+    last: int  # the last id in it
+    data: bytes
+
+
+def _pages(frames: Iterable[Frame], limit: int) -> Iterator[_Page]:
+    """Frames joined to writes of at most `limit` bytes, or of one frame that is larger."""
+    batch: list[Frame] = []
+    size = 0
+    for frame in frames:
+        if batch and size + len(frame.data) > limit:
+            yield _page(batch)
+            batch, size = [], 0
+        batch.append(frame)
+        size += len(frame.data)
+    if batch:
+        yield _page(batch)
+
+
+def _page(frames: list[Frame]) -> _Page:
+    last = frames[-1].seq
+    return _Page(last, len(frames), last, b"".join([frame.data for frame in frames]))
+
+
+# --- one timer for all ----------------------------------------------------------------
+
+
+class _Wheel:
+    """When to look after which stream. A stream stands in one slot; moving it is O(1)."""
+
+    def __init__(self) -> None:
+        self._slots: dict[int, set[Subscriber]] = {}
+        self._next = 0  # the first slot that was not taken yet
+
+    def begin(self, now: float) -> None:
+        self._next = int(now / RESOLUTION)
+
+    def put(self, subscriber: "Subscriber", when: float) -> None:
+        slot = max(self._next, int(when / RESOLUTION) + 1)
+        subscriber.slot = slot
+        self._slots.setdefault(slot, set()).add(subscriber)
+
+    def drop(self, subscriber: "Subscriber") -> None:
+        if slot := self._slots.get(subscriber.slot):
+            slot.discard(subscriber)
+
+    def due(self, now: float) -> list["Subscriber"]:
+        first, self._next = self._next, max(self._next, int(now / RESOLUTION) + 1)
+        slots = [self._slots.pop(slot, ()) for slot in range(first, self._next)]
+        return [subscriber for slot in slots for subscriber in slot]
+
+
+# --- subscribers ----------------------------------------------------------------------
+
+
+class _Group:
+    """All streams of the same topics, and what is due for them at the next tick."""
+
+    __slots__ = ("due", "members", "notes", "size", "topics")
+
+    def __init__(self, topics: frozenset[str]) -> None:
+        self.topics = topics
+        self.members: set[Subscriber] = set()
+        self.clear()
+
+    def clear(self) -> None:
+        self.due: list[Frame] = []
+        self.notes: list[bytes] = []
+        self.size = 0  # bytes in `due`
+
+    def add(self, frame: Frame) -> bool:
+        """True if this made the group due. An event counts once, whatever topics match."""
+        due = self.due
+        if due and due[-1] is frame:
+            return False
+        due.append(frame)
+        self.size += len(frame.data)
+        return len(due) == 1 and not self.notes
+
+    def note(self, data: bytes) -> bool:
+        self.notes.append(data)
+        return len(self.notes) == 1 and not self.due
+
+    def flush(self, head: int, now: float, limit: int) -> int:
+        """Hands what is due to every stream that waits; the others read it later.
+
+        Returns the number of deliveries.
+        """
+        due, size, notes = self.due, self.size, b"".join(self.notes)
+        self.clear()
+        if size > limit:
+            self._send_back(notes)
+            return 0
+        first, last = (due[0].seq, due[-1].seq) if due else (head + 1, 0)
+        shared = b"".join([*(frame.data for frame in due), notes])
+        given = 0
+        for one in self.members:
+            if (future := one.waiting) is None:
+                one.miss(notes, bool(due))
+            elif one.cursor >= first:  # it came between two ticks and has some of them
+                given += one.take_part(due, notes, head, now)
+            elif not future.done():
+                one.cursor = head
+                if last:
+                    one.told, one.told_at = last, now
+                one.waiting = None
+                future.set_result(shared)
+                given += len(due)
+        return given
+
+    def _send_back(self, notes: bytes) -> None:
+        for one in self.members:
+            one.miss(notes, True)
+            one.wake(None)
+
+
+class Subscriber:
+    """One stream. Made by `Hub.subscribe`; `run` is its life, inside the response's task.
+
+    It waits (`waiting` is a future), or it is busy writing or reading. What goes by while
+    it is busy sets `behind`, and it reads on from `cursor` before it waits again. Between
+    the last look at the ring and the wait there is no await: no event fits in between.
+    """
+
+    __slots__ = (
+        "behind",  # events may have gone by since `cursor`
+        "cursor",  # numbers up to here are given, or not of its topics
+        "ending",  # (reason, reconnect_ms) once it shall end
+        "ends_at",  # of the credential or the lifetime, loop time
+        "ends_why",
+        "expires_at",  # the same as wall clock, ms
+        "greet",  # control frames to begin with are due
+        "greeting",
+        "group",
+        "hub",
+        "notes",  # control frames that came while it was busy; None: none
+        "owner",  # whatever the caller knows it by
+        "reset",  # reason of a reset that is due
+        "sent_at",  # end of the last write
+        "slot",  # of the wheel
+        "snapshot",
+        "snapshot_due",
+        "start",
+        "task",  # that runs it; None before
+        "told",  # last number the client got as an id
+        "told_at",
+        "waiting",
+        "write",
+        "writing_since",  # 0: not writing
+    )
+
+    def __init__(
+        self,
+        hub: "Hub",
+        group: _Group,
+        start: Start,
+        owner: object,
+        snapshot: ReadSnapshot | None,
+        greeting: ReadGreeting | None,
+    ) -> None:
+        self.hub, self.group, self.start, self.owner = hub, group, start, owner
+        self.snapshot, self.greeting = snapshot, greeting
+        self.cursor = self.told = hub.head
+        self.told_at = self.sent_at = hub.now()
+        self.writing_since = 0.0
+        self.behind = True
+        self.waiting: asyncio.Future[bytes | None] | None = None
+        self.task: asyncio.Task[object] | None = None
+        self.ending: tuple[str, int | None] | None = None
+        self.reset: str | None = None
+        self.snapshot_due = start.kind == "snapshot" and snapshot is not None
+        self.greet = greeting is not None
+        self.notes: list[bytes] | None = None
+        self.slot = 0
+
+    def set_end(self, expires_at: int | None) -> None:
+        """It ends with its credential or after a lifetime drawn at random."""
+        hub = self.hub
+        life = random.uniform(*hub.limits.lifetime)
+        wall, now = hub.clock(), hub.now()
+        self.ends_why, self.ends_at = "lifetime", now + life
+        self.expires_at = wall + int(life * 1000)
+        if expires_at is not None and expires_at <= self.expires_at:
+            self.ends_why, self.ends_at = "expired", now + (expires_at - wall) / 1000
+            self.expires_at = expires_at
+
+    # What the hub does to it. Nothing here waits.
+
+    def wake(self, data: bytes | None) -> None:
+        """Gives a waiting stream bytes to write, or None to look for itself."""
+        future, self.waiting = self.waiting, None
+        if future is not None and not future.done():
+            future.set_result(data)
+
+    def miss(self, notes: bytes, events: bool) -> None:
+        """A tick finds it busy: events are read later, control frames are kept."""
+        if events:
+            self.behind = True
+        if notes:
+            self._keep(notes)
+
+    def take_part(self, due: list[Frame], notes: bytes, head: int, now: float) -> int:
+        """A tick some of whose events it has already. Returns how many were new."""
+        fresh = [frame for frame in due if frame.seq > self.cursor]
+        self.cursor = max(self.cursor, head)
+        if fresh:
+            self.told, self.told_at = fresh[-1].seq, now
+        if fresh or notes:
+            self.wake(b"".join([*(frame.data for frame in fresh), notes]))
+        return len(fresh)
+
+    def restart(self, reason: str) -> None:
+        self.reset = reason
+        self.wake(None)
+
+    def end(self, reason: str, reconnect_ms: int | None = None) -> None:
+        """Says goodbye and finishes `run`. The first reason stands."""
+        if self.ending is None:
+            self.ending = (reason, reconnect_ms)
+            self.wake(None)
+
+    def look_after(self, now: float) -> float:
+        """Heartbeat, bookmark, expiry or stall, whatever is due; returns when to come again."""
+        limits = self.hub.limits
+        if now >= self.ends_at:
+            self.end(self.ends_why, None if self.ends_why == "expired" else self.hub.reconnect())
+        if self.writing_since:
+            return self._look_after_write(now)
+        if self.waiting is not None and not self.group.due:
+            self._break_silence(now)
+        again = max(self.sent_at, self.told_at) + limits.heartbeat
+        return min(again if again > now else now + limits.heartbeat, max(self.ends_at, now))
+
+    def _look_after_write(self, now: float) -> float:
+        stalls_at = self.writing_since + self.hub.limits.stall
+        if now < stalls_at:
+            return stalls_at
+        if self.task is not None and (self.ending is None or self.ending[0] != "stalled"):
+            self.ending = ("stalled", None)
+            self.task.cancel()
+        return now + self.hub.limits.stall
+
+    def _break_silence(self, now: float) -> None:
+        """A quiet stream's cursor follows the log, or a reconnect would read all of it again."""
+        hub, silence = self.hub, self.hub.limits.heartbeat
+        if self.told < hub.head and now - self.told_at >= silence:
+            self.cursor = self.told = max(self.cursor, hub.head)
+            self.told_at = now
+            self.wake(bookmark(hub.epoch, self.told, hub.head))
+        elif now - self.sent_at >= silence:
+            self.wake(HEARTBEAT)
+
+    def _keep(self, notes: bytes) -> None:
+        self.notes = [*(self.notes or ()), notes]
+        if sum(map(len, self.notes)) > self.hub.limits.notes_bytes:
+            self.end("slow", self.hub.reconnect())
+
+    # Its own life, one task.
+
+    async def run(self, write: Write) -> str:
+        """Serves the stream until it ends; returns the reason.
+
+        `write` sends bytes and may wait while the client does not read. What it raises,
+        and a cancellation, go through. After "slow" the line is stuck: send nothing more.
+        """
+        self.write = write
+        self.task = task = asyncio.current_task()
+        cancelled = task.cancelling() if task else 0
+        try:
+            await self._serve()
+            return await self._part()
+        except asyncio.CancelledError:
+            # Our own cancel ends a stuck write; anybody else's is passed on.
+            if self.ending != ("stalled", None) or task is None or task.uncancel() > cancelled:
+                raise
+            self.hub.stats.slow += 1
+            return "slow"
+        finally:
+            self.hub.leave(self)
+
+    async def _serve(self) -> None:
+        if self.ending is None:
+            await self._judge()
+        if self.ending is None:
+            await self._put(self._hello())
+        while self.ending is None:
+            if self.reset is not None:
+                await self._tell_reset()
+            elif self.snapshot_due:
+                await self._tell_snapshot()
+            elif self.greet:
+                await self._tell_greeting()
+            elif self.behind:
+                await self._catch_up()
+            elif self.notes is not None:
+                await self._put_notes()
+            else:
+                await self._live()
+
+    async def _live(self) -> None:
+        self.waiting = self.hub.loop.create_future()
+        data = await self.waiting
+        if data is not None:
+            await self._put(data)
+
+    async def _put(self, data: bytes) -> None:
+        now = self.hub.now
+        self.writing_since = now()
+        await self.write(data)
+        self.writing_since = 0.0
+        self.sent_at = now()
+
+    async def _part(self) -> str:
+        reason, reconnect_ms = self.ending or ("shutdown", None)
+        self.hub.stats.slow += reason == "slow"
+        await self._put(goodbye(reason, reconnect_ms))
+        return reason
+
+    async def _judge(self) -> None:
+        """Decides the cursor to go on from, or that a reset is due."""
+        hub, start = self.hub, self.start
+        beyond = start.epoch != hub.epoch or start.seq > hub.head
+        # Another process may be ahead of this one: only the log can tell.
+        if start.kind == "after" and beyond and await self._ask(hub.catch_up()) is None:
+            return
+        self.reset = self._objection(start)
+        self.cursor = hub.head
+        if start.kind == "after" and self.reset is None:
+            self.cursor = start.seq
+        self.told = self.cursor
+
+    def _objection(self, start: Start) -> str | None:
+        hub = self.hub
+        if start.kind == "reset":
+            return start.reason
+        if start.kind != "after":
+            return None
+        if start.epoch != hub.epoch:
+            return "epoch"
+        if start.seq > hub.head:
+            return "unknown"
+        return "pruned" if start.seq < hub.floor else None
+
+    def _hello(self) -> bytes:
+        hub = self.hub
+        data = {
+            "epoch": hub.epoch,
+            "head": event_id(hub.epoch, hub.head),
+            "heartbeat_seconds": int(hub.limits.heartbeat),
+            "expires_at": _rfc3339(self.expires_at),
+        }
+        unsettled = self.reset is not None or self.snapshot_due
+        at = None if unsettled else event_id(hub.epoch, self.cursor)
+        return control("hello", data, at, hub.reconnect())
+
+    async def _tell_reset(self) -> None:
+        """The client shall refetch; it goes on from the head, or from a snapshot."""
+        hub = self.hub
+        head = event_id(hub.epoch, hub.head)
+        data = {"reason": self.reset, "oldest": event_id(hub.epoch, hub.floor), "head": head}
+        self.reset = None
+        self.behind = True
+        self.snapshot_due = self.snapshot is not None
+        self.greet = self.greeting is not None
+        self._move(hub.head)
+        hub.stats.resets += 1
+        await self._put(control("reset", data, None if self.snapshot_due else head))
+
+    async def _tell_snapshot(self) -> None:
+        hub = self.hub
+        found = await self._ask(self.snapshot()) if self.snapshot else None
+        if found is None:
+            return
+        if found.epoch != hub.epoch:
+            # The log began anew meanwhile: the hub finds out, tells all, and we come again.
+            if await self._ask(hub.catch_up()) is not None and found.epoch != hub.epoch:
+                self.restart("epoch")
+            return
+        if self.reset is not None:
+            return
+        self.snapshot_due = False
+        self.behind = True
+        self._move(found.seq)
+        for frame in found.frames:
+            await self._put(frame)
+
+    async def _tell_greeting(self) -> None:
+        self.greet = False
+        self.notes = None  # older than what is read now
+        frames = await self._ask(self.greeting()) if self.greeting else None
+        for frame in frames or ():
+            await self._put(frame)
+
+    async def _put_notes(self) -> None:
+        notes, self.notes = self.notes or [], None
+        await self._put(b"".join(notes))
+
+    def _move(self, seq: int) -> None:
+        self.cursor = self.told = seq
+        self.told_at = self.hub.now()
+
+    async def _catch_up(self) -> None:
+        """One page from the ring, or one window of the log; nothing left: it may wait."""
+        page = self.hub.page(self.group, self.cursor)
+        if page is None:
+            await self._replay()
+        elif page.frames == 0:
+            self.cursor, self.behind = page.upto, False
+        else:
+            await self._put_page(page)
+            self.cursor = page.upto
+
+    async def _put_page(self, page: _Page) -> None:
+        self.hub.stats.delivered += page.frames
+        self.told, self.told_at = page.last, self.hub.now()
+        await self._put(page.data)
+        if self.notes is not None:
+            await self._put_notes()
+        await asyncio.sleep(0)  # a write that does not wait gives nobody else a turn
+
+    async def _replay(self) -> None:
+        hub, after, topics = self.hub, self.cursor, self.group.topics
+        window = await self._ask(hub.read(after, topics))
+        if window is None or self.reset is not None:
+            return
+        if window.epoch != hub.epoch:
+            await self._ask(hub.catch_up())  # the reset comes with it
+        elif after < window.floor:
+            self.reset = "pruned"
+        elif window.upto <= after:
+            self._fail(LookupError(f"the log ends at {window.head}, expected more than {after}"))
+        else:
+            await self._put_window(window)
+
+    async def _put_window(self, window: Window) -> None:
+        topics, after = self.group.topics, self.cursor
+        # Matched again here: what a reader of the log gives too much must not leave the house.
+        matching = (f for f in window.frames if f.seq > after and not topics.isdisjoint(f.topics))
+        for page in _pages(matching, self.hub.limits.page_bytes):
+            await self._put_page(page)
+            if self.reset is not None or self.ending is not None:
+                return
+            self.cursor = page.upto
+        self._move(window.upto)
+        await self._put(bookmark(window.epoch, window.upto, max(window.head, window.upto)))
+
+    async def _ask(self, question: Awaitable[T]) -> T | None:
+        """The answer, in time; otherwise None, and the stream ends so that it comes again."""
+        try:
+            async with asyncio.timeout(self.hub.limits.read):
+                return await question
+        except Exception as error:
+            self._fail(error)
+            return None
+
+    def _fail(self, error: Exception) -> None:
+        self.hub.failed(error)
+        self.end("overloaded", self.hub.reconnect())
+
+
+# --- workers that wait ----------------------------------------------------------------
+
+
+class Waiter:
+    """A place in the line of those who wait for a message of one queue."""
+
+    __slots__ = ("_line", "_queue", "_woken")
+
+    def __init__(self, line: "Waiters", queue: str) -> None:
+        self._line, self._queue = line, queue
+        self._woken = asyncio.Event()
+
+    async def wait(self, seconds: float) -> bool:
+        """True if a message came since `Hub.waiting`, or since the last wait that was true."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._woken.wait()
+        except TimeoutError:
+            return False
+        self._woken.clear()
+        self._line.join(self._queue, self)
+        return True
+
+    def wake(self) -> None:
+        self._woken.set()
+
+    @property
+    def is_woken(self) -> bool:
+        return self._woken.is_set()
+
+
+class Waiters:
+    """Wakes as many waiters as there are messages, first come, first served."""
+
+    def __init__(self) -> None:
+        self._queues: dict[str, dict[Waiter, None]] = {}
+
+    @contextmanager
+    def waiting(self, queue: str) -> Iterator[Waiter]:
+        """Register first, then claim, then wait: a message in between is not missed."""
+        waiter = Waiter(self, queue)
+        self.join(queue, waiter)
+        try:
+            yield waiter
+        finally:
+            self._leave(queue, waiter)
+            if waiter.is_woken:  # it did not use what it was woken for: the next one may
+                self.wake(queue)
+
+    def join(self, queue: str, waiter: Waiter) -> None:
+        self._queues.setdefault(queue, {})[waiter] = None
+
+    def wake(self, queue: str) -> None:
+        """One message of this queue can be claimed."""
+        if line := self._queues.get(queue):
+            waiter = next(iter(line))
+            self._leave(queue, waiter)
+            waiter.wake()
+
+    def wake_all(self) -> None:
+        queues, self._queues = self._queues, {}
+        for line in queues.values():
+            for waiter in line:
+                waiter.wake()
+
+    def _leave(self, queue: str, waiter: Waiter) -> None:
+        line = self._queues.get(queue, {})
+        line.pop(waiter, None)
+        if not line:
+            self._queues.pop(queue, None)
+
+
+# --- the hub --------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Ahead:
+    """Frames that came before their turn, within a bound."""
+
+    limits: Limits
+    frames: dict[int, Frame] = field(default_factory=dict[int, Frame])
+    size: int = 0
+
+    def keep(self, frame: Frame) -> bool:
+        size = self.size + len(frame.data)
+        if len(self.frames) >= self.limits.ahead_frames or size > self.limits.ahead_bytes:
+            return False
+        if frame.seq not in self.frames:
+            self.frames[frame.seq] = frame
+            self.size = size
+        return True
+
+    def pop(self, seq: int) -> Frame | None:
+        frame = self.frames.pop(seq, None)
+        if frame is not None:
+            self.size -= len(frame.data)
+        return frame
+
+    def clear(self) -> None:
+        self.frames.clear()
+        self.size = 0
+
+
+class Hub:
+    """Topics, subscribers, ring, repair of gaps, heartbeats, and who waits for a message.
+
+    Only the reader of gaps ever changes the epoch, and it reads one window after the
+    other: an answer that was overtaken cannot bring an old epoch back.
+    """
+
+    def __init__(
+        self,
+        read_log: ReadLog,
+        *,
+        limits: Limits | None = None,
+        clock: Callable[[], int] = _wall_ms,
+        on_error: Callable[[Exception], None] = _ignore,
+    ) -> None:
+        self.limits = limits or Limits()
+        self.clock = clock
+        self.stats = Stats()
+        self.epoch = ""
+        self.head = 0  # the last number that went out in sequence
+        self.floor = 0  # of the log, as far as known
+        self._read_log, self._on_error = read_log, on_error
+        self._ring = _Ring(self.limits.ring_bytes)
+        self._ahead = _Ahead(self.limits)
+        self._pages: dict[tuple[_Group, int], _Page] = {}
+        self._subscribers: set[Subscriber] = set()
+        self._groups: dict[frozenset[str], _Group] = {}
+        self._topics: dict[str, set[_Group]] = {}
+        self._touched: set[str] = set()
+        self._waiters = Waiters()
+        self._wheel = _Wheel()
+        self._closing = False
+        self._known = 0  # the highest number that was heard of
+        self._look_due = False
+        self._denied = ""  # an epoch that was heard of and is not the log's
+        self._askers: list[asyncio.Future[int]] = []
+        self._dirty: list[_Group] = []
+        self._tick_handle: asyncio.Handle | None = None
+        self._ticked_at = 0.0
+        self._tasks: list[asyncio.Task[None]] = []
+
+    # Opening and closing.
+
+    def start(self, epoch: str, head: int, floor: int = 0) -> None:
+        """Begins the live path after `head`.
+
+        A head somewhat below the log's, followed by `await catch_up()`, fills the ring
+        before the first streams come back after a restart.
+        """
+        self.loop = asyncio.get_running_loop()
+        self.now = self.loop.time
+        self._wheel.begin(self.now())
+        self._stir = asyncio.Event()
+        self._turns = asyncio.Semaphore(self.limits.log_reads)
+        self._settle(epoch, head, floor)
+        keepers = (self._keep_up(), self._keep_time())
+        self._tasks = [self.loop.create_task(keeper) for keeper in keepers]
+
+    async def stop(self) -> None:
+        """Ends what `start` began. Streams that are still open are told to finish."""
+        self.end_all("shutdown")
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._answer(ConnectionError("the hub has stopped"))
+        if self._tick_handle is not None:
+            self._tick_handle.cancel()
+
+    @property
+    def alive(self) -> bool:
+        """False before `start`, after `stop`, and if a keeper broke."""
+        return bool(self._tasks) and not any(task.done() for task in self._tasks)
+
+    # Events come in.
+
+    def feed(self, epoch: str, first: int, frames: Sequence[Frame]) -> None:
+        """Frames numbered `first`, `first` + 1, …, in any order of calls, doubles welcome."""
+        if epoch != self.epoch:
+            self._hear_of(epoch)
+            return
+        for frame in frames[max(0, self.head + 1 - first) :]:
+            if frame.seq == self.head + 1:
+                self._take(frame)
+            elif frame.seq > self.head and not self._ahead.keep(frame):
+                self.stats.ahead_dropped += 1
+        self._take_ahead()
+        self._notice(first + len(frames) - 1)
+
+    def look(self, epoch: str, head: int, floor: int = 0) -> None:
+        """What a look at the database, or a message that only says the head, has told."""
+        if epoch != self.epoch:
+            self._look_again()
+            return
+        self.floor = max(self.floor, floor)
+        self._notice(head)
+
+    async def catch_up(self) -> int:
+        """Brings the hub to the log's head as of now or later, and returns the hub's.
+
+        Raises what the reader of the log raises, and ConnectionError if the hub stops.
+        """
+        answer: asyncio.Future[int] = self.loop.create_future()
+        self._askers.append(answer)
+        self._look_again()
+        return await answer
+
+    def _hear_of(self, epoch: str) -> None:
+        if epoch != self._denied:
+            self._denied = epoch
+            self._look_again()
+
+    def _look_again(self) -> None:
+        self._look_due = True
+        self._stir.set()
+
+    def _notice(self, head: int) -> None:
+        self._known = max(self._known, head)
+        if self.head < self._known:
+            self._stir.set()
+
+    def _take(self, frame: Frame) -> None:
+        """The next frame in sequence, on its way to everybody."""
+        self.head = frame.seq
+        self._ring.append(frame)
+        if self._ahead.frames:
+            self._ahead.pop(frame.seq)
+        for topic in frame.topics:
+            for group in self._topics.get(topic, ()):
+                if group.add(frame):
+                    self._dirty.append(group)
+        if "queues" in self._topics:
+            self._touched.update(t[6:] for t in frame.topics if t.startswith("queue:"))
+        if frame.wakes is not None:
+            self._waiters.wake(frame.wakes)
+        if self._dirty:
+            self._plan_tick()
+
+    def _take_ahead(self) -> None:
+        while (frame := self._ahead.pop(self.head + 1)) is not None:
+            self._take(frame)
+        self.stats.ring_bytes = self._ring.size
+
+    # Events go out.
+
+    def _plan_tick(self) -> None:
+        """The first event after a silence goes out at once, then at most one tick in 5 ms."""
+        if self._tick_handle is not None:
+            return
+        due = self._ticked_at + self.limits.tick
+        if due <= self.now():
+            self._tick_handle = self.loop.call_soon(self._tick)
+        else:
+            self._tick_handle = self.loop.call_at(due, self._tick)
+
+    def _tick(self) -> None:
+        self._tick_handle = None
+        self._ticked_at = now = self.now()
+        dirty, self._dirty = self._dirty, []
+        limit = self.limits.tick_bytes
+        for group in dirty:
+            self.stats.delivered += group.flush(self.head, now, limit)
+
+    def send(self, topic: str, data: bytes) -> None:
+        """A control frame without id for all streams of a topic; it is not kept."""
+        for group in self._topics.get(topic, ()):
+            if group.note(data):
+                self._dirty.append(group)
+        if self._dirty:
+            self._plan_tick()
+
+    def page(self, group: _Group, after: int) -> _Page | None:
+        """What follows a cursor, from the ring; None if that does not reach back so far."""
+        if after < self._ring.floor:
+            return None
+        page = self._pages.get((group, after))
+        if page is None:
+            frames, upto = self._ring.read(group.topics, after, self.limits.page_bytes)
+            page = _page(frames)._replace(upto=upto) if frames else _Page(upto, 0, 0, b"")
+            if frames:
+                self._remember(group, after, page)
+        return page
+
+    def _remember(self, group: _Group, after: int, page: _Page) -> None:
+        if len(self._pages) >= CACHED_PAGES:
+            del self._pages[next(iter(self._pages))]
+        self._pages[group, after] = page
+
+    # Streams.
+
+    def subscribe(
+        self,
+        topics: Collection[str],
+        start: Start,
+        *,
+        owner: object = None,
+        expires_at: int | None = None,
+        snapshot: ReadSnapshot | None = None,
+        greeting: ReadGreeting | None = None,
+    ) -> Subscriber:
+        """A new stream; `Subscriber.run` has to follow, or it is forgotten by the timer.
+
+        `expires_at` is the credential's end. `snapshot` reads the present state for a
+        start with one and after each reset, `greeting` the control frames that follow
+        hello and each reset. Raises ValueError for a topic with a line break or NUL.
+        """
+        _refuse_breaks(topics)
+        group = self._join(frozenset(topics))
+        one = Subscriber(self, group, start, owner, snapshot, greeting)
+        one.set_end(expires_at)
+        group.members.add(one)
+        self._subscribers.add(one)
+        self._wheel.put(one, min(self.now() + self.limits.heartbeat, one.ends_at))
+        self.stats.opened += 1
+        self.stats.streams = len(self._subscribers)
+        if self._closing:
+            one.end("shutdown", self.reconnect())
+        return one
+
+    def _join(self, topics: frozenset[str]) -> _Group:
+        group = self._groups.get(topics)
+        if group is None:
+            group = self._groups[topics] = _Group(topics)
+            for topic in topics:
+                self._topics.setdefault(topic, set()).add(group)
+        return group
+
+    def leave(self, one: Subscriber) -> None:
+        """Forgets a stream; `Subscriber.run` calls this at its end."""
+        self._subscribers.discard(one)
+        self._wheel.drop(one)
+        self.stats.streams = len(self._subscribers)
+        group = one.group
+        group.members.discard(one)
+        if not group.members and self._groups.get(group.topics) is group:
+            self._dissolve(group)
+
+    def _dissolve(self, group: _Group) -> None:
+        del self._groups[group.topics]
+        for topic in group.topics:
+            groups = self._topics[topic]
+            groups.discard(group)
+            if not groups:
+                del self._topics[topic]
+
+    def has_subscribers(self, topic: str) -> bool:
+        return topic in self._topics
+
+    def take_touched_queues(self) -> set[str]:
+        """Queues that had events since the last call, while somebody follows `queues`."""
+        touched, self._touched = self._touched, set()
+        return touched
+
+    def end_all(self, reason: str) -> None:
+        """Ends every stream, and every one that still comes: the process goes down."""
+        self._closing = True
+        for one in self._subscribers:
+            one.end(reason, self.reconnect())
+
+    def end_where(
+        self, predicate: Callable[[object], bool], reason: str, reconnect_ms: int | None = None
+    ) -> int:
+        """Ends the streams whose owner matches; returns how many."""
+        found = [one for one in self._subscribers if predicate(one.owner)]
+        for one in found:
+            one.end(reason, reconnect_ms)
+        return len(found)
+
+    def owners(self) -> set[object]:
+        """Whose streams are open."""
+        return {one.owner for one in self._subscribers}
+
+    def reconnect(self) -> int:
+        """Drawn for each stream, so that they do not all come back at once."""
+        return random.randint(*self.limits.reconnect_ms)
+
+    # Workers.
+
+    def waiting(self, queue: str) -> AbstractContextManager[Waiter]:
+        """A place in the line for messages of a queue: enter, claim, then wait."""
+        return self._waiters.waiting(queue)
+
+    # Reading the log.
+
+    async def read(self, after: int, topics: frozenset[str]) -> Window:
+        """A window for one stream. Only a few at a time, or a storm empties the pool."""
+        async with self._turns:
+            self.stats.log_reads += 1
+            return await self._read_log(after, topics)
+
+    def failed(self, error: Exception) -> None:
+        self.stats.log_errors += 1
+        self._on_error(error)
+
+    async def _keep_up(self) -> None:
+        while True:
+            await self._stir.wait()
+            self._stir.clear()
+            if not self._look_due and not await self._gap_stays():
+                continue
+            try:
+                await self._read_on()
+            except Exception as error:  # the log is away: streams stay, and it is asked again
+                self.failed(error)
+                self._answer(error)
+                await asyncio.sleep(self.limits.retry)
+                self._notice(self._known)
+
+    async def _gap_stays(self) -> bool:
+        """True if a number is missing for longer than events need to overtake each other."""
+        while (stuck := self.head) < self._known:
+            await asyncio.sleep(self.limits.gap)
+            if self._look_due or self.head == stuck:
+                self.stats.gaps += 1
+                return True
+        return False
+
+    async def _read_on(self) -> None:
+        askers, self._askers = self._askers, []
+        heard, self._known = self._known, self.head  # this read finds all that was heard of
+        self._look_due = False
+        try:
+            while await self._read_window():
+                pass
+        except BaseException:
+            self._askers += askers
+            self._known = max(self._known, heard)
+            raise
+        for asker in askers:
+            if not asker.done():
+                asker.set_result(self.head)
+
+    def _answer(self, error: Exception) -> None:
+        askers, self._askers = self._askers, []
+        for asker in askers:
+            if not asker.done():
+                asker.set_exception(error)
+
+    async def _read_window(self) -> bool:
+        """One window for everybody. True: there is more."""
+        after = self.head
+        self.stats.log_reads += 1
+        async with asyncio.timeout(self.limits.read):
+            window = await self._read_log(after, None)
+        if window.epoch != self.epoch:
+            self._restart(window, "epoch")
+            return False
+        self.floor = max(self.floor, window.floor)
+        self._notice(window.head)
+        for frame in window.frames:
+            if frame.seq == self.head + 1:
+                self._take(frame)
+        self._take_ahead()
+        if self.head < window.upto or after == self.head < window.head:
+            # Pruned under a process that slept: nothing is skipped in silence.
+            self._restart(window, "pruned")
+        return self.head < window.head
+
+    def _restart(self, window: Window, reason: str) -> None:
+        """Goes on at the log's head; every stream is told that it missed something."""
+        self._settle(window.epoch, window.head, window.floor)
+        for group in self._dirty:
+            group.clear()
+        self._dirty = []
+        for one in self._subscribers:
+            one.restart(reason)
+        self._waiters.wake_all()
+
+    def _settle(self, epoch: str, head: int, floor: int) -> None:
+        self.epoch, self.head, self.floor, self._known = epoch, head, floor, head
+        self._ring.clear(head)
+        self._ahead.clear()
+        self._pages.clear()
+        self.stats.ring_bytes = 0
+
+    # Time.
+
+    async def _keep_time(self) -> None:
+        while True:
+            await asyncio.sleep(RESOLUTION)
+            for turn, one in enumerate(self._wheel.due(self.now()), 1):
+                self._look_after(one)
+                if turn % ALARMS_A_TURN == 0:
+                    await asyncio.sleep(0)
+
+    def _look_after(self, one: Subscriber) -> None:
+        if one.task is None:  # its request ended before it began
+            one.end("overloaded", self.reconnect())
+            self.leave(one)
+        elif one in self._subscribers:
+            self._wheel.put(one, one.look_after(self.now()))

@@ -1,0 +1,2213 @@
+"""All HTTP of Filaviva, and nothing else.
+
+A route checks who calls and what came, calls one verb of the house, and shapes the answer;
+no business rule is here. Open the table below and you know every address.
+
+    /auth       token refresh logout session register password me
+    /accounts   list create change
+    /queues     list create read change delete pause resume purge redrive failures
+    /messages   enqueue claim ack nack release extend (one and many), read, cancel, retry
+    /orders     what a customer sees: read, history, cancel
+    /events     the stream, its history, tickets
+    at the root /livez /readyz /metrics /docs /openapi.json /track/{id}
+
+`@route` says everything about a route that can be seen from outside: address, verb, roles,
+rate limit, query, answer, problems. The OpenAPI document is made from the same words.
+"""
+
+import asyncio
+import contextlib
+import functools
+import hmac
+import re
+import secrets
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+from urllib.parse import urlencode, urlsplit
+
+from fastapi import Depends, FastAPI, Request, Response
+from fastapi.staticfiles import StaticFiles
+from loguru import logger
+from pydantic import ValidationError
+from pydantic_core import from_json, to_json
+from slowapi import Limiter
+from slowapi.errors import RateLimitExceeded
+from sse_starlette import EventSourceResponse
+from sse_starlette.sse import AppStatus
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Match
+from starlette.types import Receive, Scope, Send
+
+import auth
+import config
+import database
+import edge
+import errors
+import events
+import hub as hubs
+import instants
+import metrics
+import moves
+import openapi
+import queues
+import schemas
+import upkeep
+from accounts import Accounts, wall
+from auth import Principal, Signer
+from database import Database
+from errors import Problem
+from events import Wire
+from hub import Hub, Start
+from models import Role
+from openapi import Operation
+from schemas import body_of, results_shape
+from upkeep import Owner, Upkeep
+from writer import Writer
+
+API = "/api/v1"
+STATIC = Path(__file__).parent / "static"
+SETTINGS = config.settings()
+COOKIE = "__Host-fv_session" if SETTINGS.public_url.startswith("https:") else "fv_session"
+DRAIN_SECONDS = 5.0
+
+ADMIN = frozenset({Role.ADMIN})
+READERS = frozenset({Role.ADMIN, Role.VIEWER})
+STAFF = frozenset({Role.ADMIN, Role.VIEWER, Role.PRODUCER, Role.WORKER})
+PRODUCERS = frozenset({Role.ADMIN, Role.PRODUCER})
+LOOKERS = frozenset({Role.ADMIN, Role.VIEWER, Role.PRODUCER})
+WORKERS = frozenset({Role.ADMIN, Role.WORKER})
+BUYERS = frozenset({Role.ADMIN, Role.PRODUCER, Role.CUSTOMER})
+ORDER_READERS = LOOKERS | {Role.CUSTOMER}
+SIGNED_IN = frozenset(Role)
+
+
+# --- what lifespan opens --------------------------------------------------------------
+
+
+class Service:
+    """Everything that is open while the process serves."""
+
+    def __init__(self) -> None:
+        self.db = Database(config.tortoise_orm(SETTINGS))
+        self.signer = Signer(config.secret_key(SETTINGS), SETTINGS.public_url)
+        self.accounts = Accounts(self.db, self.signer)
+        self.hub = Hub(
+            functools.partial(events.read_window, self.db),
+            on_error=lambda error: logger.warning("the log: {}", type(error).__name__),
+        )
+        self.wire: Wire | None = None
+        if SETTINGS.redis_url is not None:
+            self.wire = Wire(
+                SETTINGS.redis_url.get_secret_value(),
+                on_payload=self._on_payload,
+                on_subscribed=self._on_subscribed,
+            )
+        self.draining = False
+        self.streams = Streams()
+
+    @contextlib.asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """Open in the order of need; close in the opposite one."""
+        async with contextlib.AsyncExitStack() as stack:
+            await self.db.open()
+            stack.push_async_callback(self.db.close)
+            await self._bring_up_to_date()
+            self.db.serve_alone()
+            await self.accounts.ensure_admin(config.admin_password(SETTINGS)[0])
+            seen = await events.settle_home(self.db)
+            await self.accounts.reload()
+            self.hub.start(seen.epoch, max(seen.floor, seen.head - events.WINDOW), seen.floor)
+            stack.push_async_callback(self.hub.stop)
+            await self.hub.catch_up()
+            self.writer = Writer(self.db, self.committed)
+            await self.writer.start()
+            stack.push_async_callback(self.writer.stop)
+            if self.wire is not None:
+                await self.wire.start(seen.epoch)
+                stack.push_async_callback(self.wire.stop)
+            self.upkeep = Upkeep(
+                self.db,
+                self.writer,
+                self.hub,
+                self.wire,
+                self.accounts,
+                SETTINGS.event_retention_days,
+            )
+            await self.upkeep.start(seen)
+            stack.push_async_callback(self.upkeep.stop)
+            drain = asyncio.create_task(self._drain(), name="drain")
+            stack.callback(drain.cancel)
+            yield
+
+    async def _bring_up_to_date(self) -> None:
+        """Migrate; in production an old schema is refused instead."""
+        if SETTINGS.environment != "production":
+            await self.db.migrate()
+        elif pending := await self.db.pending_migrations():
+            raise RuntimeError(
+                f"the schema lacks {', '.join(pending)}: run `python cli.py migrate` first"
+            )
+
+    async def _drain(self) -> None:
+        """Say goodbye to the streams as soon as the server was told to stop.
+
+        uvicorn waits for open answers before it ends the lifespan, and streams never end by
+        themselves.
+        """
+        while not AppStatus.should_exit:  # noqa: ASYNC110 - a flag set by a signal handler
+            await asyncio.sleep(0.1)
+        self.draining = True
+        self.hub.end_all("shutdown")
+
+    def committed(self, appended: events.Appended, committed: Sequence[events.Event]) -> None:
+        """Show what was committed to our own streams and to the other processes."""
+        frames = events.frames(appended, committed)
+        self.hub.feed(appended.epoch, appended.first, frames)
+        if self.wire is not None:
+            self.wire.publish(appended.epoch, appended.first, frames)
+
+    def changed(self, change: queues.Change) -> None:
+        """The same for a change of a queue."""
+        self.writer.forget_queues()
+        if change.appended is not None and change.event is not None:
+            self.committed(change.appended, [change.event])
+
+    def _on_payload(self, payload: events.Payload) -> None:
+        if payload.frames:
+            self.hub.feed(payload.epoch, payload.first, payload.frames)
+        else:
+            self.hub.look(payload.epoch, payload.head)
+
+    async def _on_subscribed(self) -> None:
+        await self.upkeep.look()
+
+    def measure(self) -> None:
+        """Bring the gauges up to date before they are read."""
+        stats = self.hub.stats
+        metrics.STREAMS.set(stats.streams)
+        metrics.HEAD.set(self.hub.head)
+        metrics.WAITING.set(self.writer.waiting)
+        if self.wire is not None:
+            metrics.PUBLISH_WAITING.set(self.wire.waiting)
+            metrics.REDIS_UP.set(int(self.wire.up))
+
+
+service: Service  # set by `lifespan`; nothing is open before
+
+
+@contextlib.asynccontextmanager
+async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    global service
+    service = Service()
+    async with service.open():
+        yield
+
+
+api = FastAPI(
+    title="Filaviva",
+    version="1.0.0",
+    lifespan=lifespan,
+    openapi_url=None,
+    docs_url=None,
+    redoc_url=None,
+    redirect_slashes=False,
+)
+
+
+# --- answers --------------------------------------------------------------------------
+
+
+def reply(
+    data: Any, status: int = 200, *, etag: int | None = None, headers: Mapping[str, str] = {}
+) -> Response:
+    """JSON, made once from plain values."""
+    answer = Response(to_json(data), status, dict(headers), "application/json")
+    if etag is not None:
+        answer.headers["ETag"] = f'"{etag}"'
+    return answer
+
+
+def empty() -> Response:
+    return Response(status_code=204)
+
+
+def page_of(request: Request, items: Sequence[Any], cursor: str | None) -> Response:
+    """A list with its next page as a cursor and as a `Link` (RFC 8288)."""
+    headers = {}
+    if cursor is not None:
+        kept = [(k, v) for k, v in request.query_params.multi_items() if k != "cursor"]
+        query = urlencode([*kept, ("cursor", cursor)])
+        headers["Link"] = f'<{request.url.path}?{query}>; rel="next"'
+    return reply({"items": items, "next_cursor": cursor}, headers=headers)
+
+
+def problem_shape(problem: Problem, request: Request) -> dict[str, Any]:
+    return errors.body(problem, edge.request_id(request.scope))
+
+
+def problem_answer(problem: Problem, request: Request) -> Response:
+    """RFC 9457."""
+    answer = Response(
+        to_json(problem_shape(problem, request)), problem.status, None, "application/problem+json"
+    )
+    if isinstance(problem, errors.Unauthenticated):
+        answer.headers["WWW-Authenticate"] = "Bearer"
+    if problem.retry_after is not None:
+        answer.headers["Retry-After"] = str(problem.retry_after)
+    return answer
+
+
+def results(request: Request, outcomes: Iterable[Mapping[str, Any] | Problem]) -> list[Any]:
+    """The `results` of a call for many: each what it would have got alone."""
+    shapes: list[dict[str, Any]] = []
+    for outcome in outcomes:
+        if isinstance(outcome, Problem):
+            shape = problem_shape(outcome, request)
+            shapes.append({"status": outcome.status, "id": None, "problem": shape})
+        else:
+            shapes.append({"status": 200, "problem": None, **outcome})
+    return shapes
+
+
+# --- problems -------------------------------------------------------------------------
+
+
+def pointer_of(location: Sequence[str | int]) -> str:
+    """A JSON Pointer (RFC 6901) as a URI fragment."""
+    parts = (str(part).replace("~", "~0").replace("/", "~1") for part in location)
+    return "#" + "".join(f"/{part}" for part in parts)
+
+
+def invalid(error: ValidationError, where: str = "pointer") -> errors.Invalid:
+    """What pydantic found, without what came in."""
+    found = [
+        {
+            "detail": fault["msg"],
+            where: pointer_of(fault["loc"]) if where == "pointer" else str(fault["loc"][0]),
+        }
+        for fault in error.errors(include_input=False, include_context=False, include_url=False)
+        if fault["loc"] or where == "pointer"
+    ]
+    return errors.Invalid(found[0]["detail"] if found else None, errors=found[:20])
+
+
+@api.exception_handler(Problem)
+async def on_problem(request: Request, problem: Problem) -> Response:
+    if isinstance(problem, errors.Overloaded | errors.TooManyStreams) and wants_stream(request):
+        return farewell(problem)
+    return problem_answer(problem, request)
+
+
+@api.exception_handler(RateLimitExceeded)
+async def on_rate_limit(request: Request, _: RateLimitExceeded) -> Response:
+    problem = errors.RateLimited()
+    return farewell(problem) if wants_stream(request) else problem_answer(problem, request)
+
+
+@api.exception_handler(HTTPException)
+async def on_http(request: Request, error: HTTPException) -> Response:
+    if error.status_code == 405:
+        answer = problem_answer(errors.MethodNotAllowed(), request)
+        answer.headers["Allow"] = ", ".join(sorted(methods_at(request)))
+        return answer
+    return problem_answer(errors.NotFound(), request)
+
+
+def methods_at(request: Request) -> set[str]:
+    """Every method that this address answers to."""
+    found: set[str] = set()
+    for one in api.routes:
+        if one.matches(request.scope)[0] is not Match.NONE:
+            found |= getattr(one, "methods", None) or set()
+    return found
+
+
+async def on_database(request: Request, error: Exception) -> Response:
+    logger.warning("the database did not answer: {}", type(error).__name__)
+    return problem_answer(errors.Unavailable(retry_after=1), request)
+
+
+for kind in database.DRIVER_ERRORS:
+    if issubclass(kind, Exception):
+        api.add_exception_handler(kind, on_database)
+
+
+# --- who calls ------------------------------------------------------------------------
+
+OWN_ORIGINS = {SETTINGS.public_url}
+if urlsplit(SETTINGS.public_url).hostname == "127.0.0.1":
+    OWN_ORIGINS.add(SETTINGS.public_url.replace("127.0.0.1", "localhost"))
+
+
+async def identify(request: Request, *, ticket: bool) -> Principal | None:
+    """Who calls: a bearer, a ticket where one is taken, or a page's cookie; the first decides.
+
+    Raises:
+        Unauthenticated: what came is not valid.
+    """
+    bearer = request.headers.get("authorization")
+    if bearer is not None:
+        scheme, _, token = bearer.partition(" ")
+        if scheme.lower() != "bearer":
+            raise errors.Unauthenticated
+        return await service.accounts.principal("bearer", token.strip())
+    if ticket and (text := request.query_params.get("ticket")) is not None:
+        return await service.accounts.principal("ticket", text)
+    if (cookie := request.cookies.get(COOKIE)) is not None:
+        found = await service.accounts.principal("session", cookie)
+        if request.method not in ("GET", "HEAD"):
+            demand_own_origin(request)
+        return found
+    return None
+
+
+def demand_own_origin(request: Request) -> None:
+    """A foreign page can make a browser send our cookie, but not with our origin."""
+    if request.headers.get("origin") not in OWN_ORIGINS:
+        raise errors.BadOrigin
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """The first check of a route: 401 without a credential, 403 without one of its roles.
+
+    `roles` None: anybody, whatever credential comes along. `ticket`: a ticket opens it, for
+    what it names; the route checks that. `scraper`: so does the METRICS_TOKEN.
+    """
+
+    roles: frozenset[Role] | None
+    ticket: bool = False
+    optional: bool = False
+    scraper: bool = False
+
+    async def __call__(self, request: Request) -> None:
+        request.state.principal = None
+        if (self.roles is None and not self.optional) or (self.scraper and is_scraper(request)):
+            return
+        found = request.state.principal = await identify(request, ticket=self.ticket)
+        if found is None:
+            if not self.optional:
+                raise errors.Unauthenticated
+        elif found.kind != "ticket" and self.roles is not None and not found.has(*self.roles):
+            raise errors.Forbidden
+
+
+def is_scraper(request: Request) -> bool:
+    token = SETTINGS.metrics_token
+    if token is None:
+        return False
+    given = request.headers.get("authorization", "").encode()
+    return hmac.compare_digest(given, f"Bearer {token.get_secret_value()}".encode())
+
+
+def caller(request: Request) -> Principal:
+    return request.state.principal
+
+
+def maybe_caller(request: Request) -> Principal | None:
+    return request.state.principal
+
+
+Caller = Annotated[Principal, Depends(caller)]
+MaybeCaller = Annotated[Principal | None, Depends(maybe_caller)]
+
+
+# --- what came ------------------------------------------------------------------------
+
+
+def media_type(request: Request) -> tuple[str, str]:
+    """The media type and charset of a body, in lower case."""
+    kind, _, rest = request.headers.get("content-type", "").partition(";")
+    charset = re.search(r"charset=\"?([\w-]+)", rest)
+    return kind.strip().lower(), charset[1].lower() if charset else "utf-8"
+
+
+async def json_value(request: Request, *, optional: bool) -> Any:
+    """The body as plain values; an empty object for a missing one that may be missing.
+
+    Raises:
+        UnsupportedMediaType, MalformedJson: as they say.
+        Invalid: JSON, but with half a surrogate pair.
+    """
+    raw = await request.body()
+    if not raw and optional:
+        return {}
+    if media_type(request) not in (("application/json", "utf-8"), ("application/json", "utf8")):
+        raise errors.UnsupportedMediaType
+    try:
+        return from_json(raw, allow_inf_nan=False)
+    except ValueError as error:
+        if "surrogate" in str(error):
+            raise errors.Invalid("no lone surrogate in a text") from None
+        raise errors.MalformedJson from None
+
+
+def checked(model: type[schemas.Body], value: Any) -> Any:
+    """
+    Raises:
+        Invalid: it does not fit, with a pointer to each fault.
+    """
+    try:
+        return body_of(model, value)
+    except ValidationError as error:
+        raise invalid(error) from None
+
+
+class Json:
+    """The body as a model of `schemas`."""
+
+    def __init__(self, model: type[schemas.Body]) -> None:
+        self.model = model
+        self.optional = not any(field.is_required() for field in model.model_fields.values())
+
+    async def __call__(self, request: Request) -> Any:
+        return checked(self.model, await json_value(request, optional=self.optional))
+
+
+class Patch(Json):
+    """The fields that a PATCH names; `null` means the default."""
+
+    async def __call__(self, request: Request) -> Any:
+        value = await json_value(request, optional=True)
+        given = checked(self.model, value)
+        nulls = [name for name, item in value.items() if item is None]
+        unknown = [name for name in nulls if name not in self.model.model_fields]
+        if unknown:
+            raise errors.Invalid.at("Extra inputs are not permitted", pointer=f"#/{unknown[0]}")
+        return {name: getattr(given, name) for name in [*given.model_fields_set, *nulls]}
+
+
+class Form(Json):
+    """An urlencoded form; `or_json`: or the same as JSON."""
+
+    def __init__(self, model: type[schemas.Body], *, or_json: bool = False) -> None:
+        super().__init__(model)
+        self.or_json = or_json
+
+    async def __call__(self, request: Request) -> Any:
+        if media_type(request)[0] != "application/x-www-form-urlencoded":
+            if not self.or_json:
+                raise errors.UnsupportedMediaType("The body must be a form.")
+            value = await json_value(request, optional=False)
+        else:
+            value = await self._form(request)
+        given = checked(self.model, value)
+        request.state.username = given.username
+        return given
+
+    async def _form(self, request: Request) -> dict[str, Any]:
+        try:
+            pairs = [(k, v) for k, v in (await request.form()).multi_items()]
+        except (HTTPException, ValueError):
+            raise errors.Invalid("The form cannot be read.") from None
+        if len({name for name, _ in pairs}) < len(pairs):
+            raise errors.Invalid("A field of the form comes twice.")
+        return dict(pairs)
+
+
+class QueryOf:
+    """The query string as a model: nothing unknown, nothing twice (but `topic`)."""
+
+    def __init__(self, model: type[schemas.Query]) -> None:
+        self.model = model
+
+    async def __call__(self, request: Request) -> Any:
+        values: dict[str, Any] = {}
+        for name, value in request.query_params.multi_items():
+            if name == "topic" and "topic" in self.model.model_fields:
+                values.setdefault(name, []).append(value)
+            elif name in values:
+                raise errors.Invalid(errors=[{"detail": "comes twice", "parameter": name}])
+            else:
+                values[name] = value
+        try:
+            return self.model.model_validate(values)
+        except ValidationError as error:
+            raise invalid(error, "parameter") from None
+
+
+def if_match(request: Request) -> int | None:
+    """The version of `If-Match`; None without one or for `*`.
+
+    Raises:
+        BadHeader: it is not an entity tag.
+    """
+    values = request.headers.getlist("if-match")
+    if not values or values == ["*"]:
+        return None
+    found = re.fullmatch(r'"([^"]{1,40})"', values[0].strip())
+    if len(values) > 1 or found is None:
+        wrong = {"detail": 'write it as "3"', "header": "If-Match"}
+        raise errors.BadHeader(errors=[wrong])
+    return int(found[1]) if found[1].isascii() and found[1].isdigit() else -1
+
+
+def idempotency_key(request: Request) -> str | None:
+    """The key of the header, without quotes.
+
+    Raises:
+        BadHeader: it is none.
+    """
+    values = request.headers.getlist("idempotency-key")
+    if not values:
+        return None
+    text = values[0]
+    if len(text) > 1 and text[0] == text[-1] == '"':
+        text = text[1:-1]
+    if len(values) > 1 or schemas.KEY.fullmatch(text) is None:
+        wrong = {"detail": "1 to 255 visible ASCII characters", "header": "Idempotency-Key"}
+        raise errors.BadHeader(errors=[wrong])
+    return text
+
+
+def _path(pattern: str) -> Callable[[Request], str]:
+    compiled = re.compile(pattern)
+
+    def check(request: Request) -> str:
+        value = next(iter(request.path_params.values()))
+        if compiled.fullmatch(value) is None:
+            raise errors.NotFound
+        return value
+
+    return check
+
+
+# Checked when the route runs, after body and parameters: a malformed id is 404, not 422.
+message_id_of = _path(schemas.ORDER_ID.pattern)
+queue_of = _path(schemas.QUEUE_NAME)
+username_of = _path(schemas.USERNAME)
+
+IfMatch = Annotated[int | None, Depends(if_match)]
+Key = Annotated[str | None, Depends(idempotency_key)]
+
+
+# --- how often ------------------------------------------------------------------------
+
+
+def by_account(request: Request) -> str:
+    """Whose bucket a call falls into: the account's, else (with a ticket too) the address's."""
+    principal: Principal | None = request.state.principal
+    if principal is not None and principal.kind != "ticket":
+        return f"account:{principal.account}"
+    return by_address(request)
+
+
+def by_address(request: Request) -> str:
+    return f"address:{request.client.host if request.client else 'unknown'}"
+
+
+def by_username(request: Request) -> str:
+    return f"username:{request.state.username[:64]}"
+
+
+def is_staff(request: Request) -> bool:
+    principal: Principal | None = request.state.principal
+    return principal is not None and principal.staff
+
+
+def is_customer(request: Request) -> bool:
+    principal: Principal | None = request.state.principal
+    return principal is not None and principal.kind != "ticket" and not principal.staff
+
+
+def is_other(request: Request) -> bool:
+    return not is_staff(request) and not is_customer(request)
+
+
+limiter = Limiter(
+    key_func=by_account,
+    enabled=SETTINGS.rate_limits,
+    storage_uri=SETTINGS.redis_url.get_secret_value() if SETTINGS.redis_url else "memory://",
+    # The storage is asked on the event loop: a Redis that hangs must not hold it.
+    storage_options=(
+        {"socket_timeout": 0.1, "socket_connect_timeout": 0.1} if SETTINGS.redis_url else {}
+    ),  # pyright: ignore[reportArgumentType]
+    in_memory_fallback_enabled=SETTINGS.redis_url is not None,
+    key_style="endpoint",
+)
+
+Limit = Callable[[Callable[..., Any]], Callable[..., Any]]
+Test = Callable[[Request], bool]
+
+
+def shared(
+    name: str, quota: str, key: Callable[[Request], str] = by_account, only: Test | None = None
+) -> Limit:
+    """One bucket per caller for all routes of a kind."""
+    unless = None if only is None else lambda request: not only(request)
+    return limiter.shared_limit(quota, scope=name, key_func=key, exempt_when=unless)
+
+
+CUSTOMERS = shared("customer", "120/minute", only=is_customer)
+OTHERS = shared("anonymous", "60/minute", only=is_other)
+LIMITS: dict[str, tuple[Limit, ...]] = {
+    "read": (shared("read", "6000/minute", only=is_staff), CUSTOMERS, OTHERS),
+    "write": (shared("write", "120000/minute", only=is_staff), CUSTOMERS, OTHERS),
+    "bulk": (shared("bulk", "30/minute"),),
+    "stream": (shared("stream", "600/minute"),),
+    "sign-in": (
+        shared("sign-in", "10/minute", by_username),
+        shared("sign-in-address", "30/minute", by_address),
+    ),
+    "register": (shared("register", "5/hour", by_address),),
+    "exempt": (),
+}
+
+
+async def rate_of(seen: Any) -> edge.Rate | None:
+    """Where a caller stands, for the `RateLimit` headers."""
+    item, arguments = seen
+    reset, remaining = limiter.limiter.get_window_stats(item, *arguments)
+    window = item.get_expiry()
+    return edge.Rate(
+        arguments[-1], item.amount, window, remaining, max(0, round(reset - wall() / 1000))
+    )
+
+
+# --- the decorator of every route -----------------------------------------------------
+
+OPERATIONS: list[Operation] = []
+Handler = Callable[..., Awaitable[Response]]
+
+WRITING = (errors.Unavailable, errors.Overloaded)
+CALLER_PROBLEMS = (errors.Unauthenticated, errors.Forbidden)
+
+
+def route(
+    method: str,
+    path: str,
+    verb: str,
+    *,
+    tag: str,
+    who: frozenset[Role] | None,
+    limit: str = "read",
+    ticket: bool = False,
+    optional: bool = False,
+    scraper: bool = False,
+    query: type[schemas.Query] = schemas.NoQuery,
+    answer: Any = None,
+    status: int = 200,
+    problems: Sequence[type[Problem]] = (),
+    root: bool = False,
+) -> Callable[[Handler], Handler]:
+    """Everything about a route that can be seen from outside, at once."""
+    address = path if root else API + path
+
+    def register(handler: Handler) -> Handler:
+        limited: Handler = handler
+        for one in LIMITS[limit]:
+            limited = one(limited)
+        endpoint = with_session(limited)
+        checks = [Depends(Gate(who, ticket, optional, scraper)), Depends(QueryOf(query))]
+        methods = ["GET", "HEAD"] if method == "GET" else [method]
+        api.add_api_route(
+            address, endpoint, methods=methods, dependencies=checks, include_in_schema=False
+        )
+        body, needs = body_and_headers(handler)
+        OPERATIONS.append(
+            Operation(
+                method=method,
+                path=address,
+                verb=verb,
+                tag=tag,
+                summary=(handler.__doc__ or verb).strip().splitlines()[0],
+                roles=who,
+                ticket=ticket,
+                limit=limit,
+                query=query,
+                body=body,
+                headers=needs,
+                answer=answer,
+                status=status,
+                problems=all_problems(method, address, who, limit, body, problems),
+            )
+        )
+        return handler
+
+    return register
+
+
+def body_and_headers(handler: Handler) -> tuple[Json | None, list[str]]:
+    """What a handler's signature asks of a request."""
+    body: Json | None = None
+    headers: list[str] = []
+    for hint in get_type_hints(handler, include_extras=True).values():
+        for mark in getattr(hint, "__metadata__", ()):
+            wanted = getattr(mark, "dependency", None)
+            if isinstance(wanted, Json):
+                body = wanted
+            elif wanted is if_match:
+                headers.append("If-Match")
+            elif wanted is idempotency_key:
+                headers.append("Idempotency-Key")
+    return body, headers
+
+
+def all_problems(
+    method: str,
+    path: str,
+    who: frozenset[Role] | None,
+    limit: str,
+    body: Json | None,
+    more: Sequence[type[Problem]],
+) -> list[type[Problem]]:
+    """What can come on a route of this kind, and what the route names itself."""
+    found: list[type[Problem]] = [*more, errors.Invalid, errors.Internal, errors.Unavailable]
+    if who is not None:
+        found += CALLER_PROBLEMS
+    if body is not None:
+        found += [errors.MalformedJson, errors.TooLarge, errors.UnsupportedMediaType]
+    if limit != "exempt":
+        found.append(errors.RateLimited)
+    if "{" in path:
+        found.append(errors.NotFound)
+    return found
+
+
+def with_session(handler: Handler) -> Handler:
+    """Renew the cookie of a page that is in use."""
+
+    @functools.wraps(handler)
+    async def endpoint(request: Request, *args: Any, **kwargs: Any) -> Response:
+        answer = await handler(*args, request=request, **kwargs)
+        principal: Principal | None = request.state.principal
+        if principal is not None and service.accounts.renewal_due(principal):
+            token = await service.accounts.renewed_session(request.cookies[COOKIE])
+            if token is not None:
+                set_session(answer, token)
+        return answer
+
+    return endpoint
+
+
+def set_session(answer: Response, token: str) -> None:
+    answer.set_cookie(
+        COOKIE,
+        token,
+        max_age=auth.SESSION_S,
+        path="/",
+        secure=COOKIE.startswith("__Host-"),
+        httponly=True,
+        samesite="strict",
+    )
+
+
+# --- /auth ----------------------------------------------------------------------------
+
+
+def tokens(pair: auth.Pair) -> Response:
+    return reply(
+        {
+            "access_token": pair.access_token,
+            "token_type": "bearer",
+            "expires_in": pair.expires_in,
+            "refresh_token": pair.refresh_token,
+            "scope": pair.scope,
+        }
+    )
+
+
+@route(
+    "POST",
+    "/auth/token",
+    "sign_in",
+    tag="Accounts",
+    who=None,
+    limit="sign-in",
+    answer=schemas.Tokens,
+    problems=[errors.InvalidCredentials, errors.Overloaded],
+)
+async def sign_in(
+    request: Request, form: Annotated[schemas.SignInForm, Depends(Form(schemas.SignInForm))]
+) -> Response:
+    """Sign in with a password: an access token for 15 minutes, a refresh token for 30 days."""
+    return tokens(await service.accounts.sign_in(form.username, form.password))
+
+
+@route(
+    "POST",
+    "/auth/refresh",
+    "refresh",
+    tag="Accounts",
+    who=None,
+    answer=schemas.Tokens,
+    problems=[errors.InvalidCredentials],
+)
+async def refresh(
+    request: Request, body: Annotated[schemas.Refresh, Depends(Json(schemas.Refresh))]
+) -> Response:
+    """A new pair for a refresh token. The same one again later than 10 s ends the family."""
+    return tokens(await service.accounts.refresh(body.refresh_token))
+
+
+@route("POST", "/auth/logout", "sign_out", tag="Accounts", who=SIGNED_IN, status=204)
+async def sign_out(request: Request, who: Caller) -> Response:
+    """End every token that grew from this sign-in."""
+    await service.accounts.sign_out(who)
+    await service.upkeep.look()
+    return empty()
+
+
+@route(
+    "POST",
+    "/auth/session",
+    "open_session",
+    tag="Accounts",
+    who=None,
+    limit="sign-in",
+    status=204,
+    problems=[errors.InvalidCredentials, errors.BadOrigin, errors.Overloaded],
+)
+async def open_session(
+    request: Request, form: Annotated[schemas.SignIn, Depends(Form(schemas.SignIn, or_json=True))]
+) -> Response:
+    """Sign a page in: a cookie for 30 minutes, renewed by use up to 12 hours."""
+    if request.headers.get("origin") is not None:
+        demand_own_origin(request)
+    answer = empty()
+    set_session(answer, await service.accounts.open_session(form.username, form.password))
+    return answer
+
+
+@route(
+    "DELETE",
+    "/auth/session",
+    "close_session",
+    tag="Accounts",
+    who=None,
+    optional=True,
+    status=204,
+    problems=[errors.BadOrigin],
+)
+async def close_session(request: Request, who: MaybeCaller) -> Response:
+    """Sign a page out."""
+    if who is not None and who.kind == "session":
+        await service.accounts.sign_out(who)
+        await service.upkeep.look()
+    request.state.principal = None
+    answer = empty()
+    answer.delete_cookie(
+        COOKIE, path="/", secure=COOKIE.startswith("__Host-"), httponly=True, samesite="strict"
+    )
+    return answer
+
+
+@route(
+    "POST",
+    "/auth/register",
+    "register",
+    tag="Accounts",
+    who=None,
+    limit="register",
+    answer=schemas.AccountOut,
+    status=201,
+    problems=[errors.NotFound, errors.AccountExists, errors.CustomerExists, errors.Overloaded],
+)
+async def register(
+    request: Request, body: Annotated[schemas.Register, Depends(Json(schemas.Register))]
+) -> Response:
+    """Become a customer, with a customer id that nobody chooses."""
+    if not SETTINGS.registration:
+        raise errors.NotFound
+    account = await service.accounts.register(body.username, body.password, body.email)
+    return reply(schemas.account_shape(account), 201)
+
+
+@route(
+    "POST",
+    "/auth/password",
+    "change_password",
+    tag="Accounts",
+    who=SIGNED_IN,
+    limit="sign-in",
+    status=204,
+    problems=[errors.InvalidCredentials, errors.Overloaded],
+)
+async def change_password(
+    request: Request,
+    body: Annotated[schemas.PasswordChange, Depends(Json(schemas.PasswordChange))],
+    who: Caller,
+) -> Response:
+    """A new password; every other sign-in of the account ends."""
+    await service.accounts.change_password(who, body.current, body.new)
+    await service.upkeep.look()
+    return empty()
+
+
+@route("GET", "/auth/me", "me", tag="Accounts", who=SIGNED_IN, answer=schemas.Me)
+async def me(request: Request, who: Caller) -> Response:
+    """The account behind the credential."""
+    account = await service.accounts.find(who.account)
+    if account is None:
+        raise errors.Unauthenticated
+    scope = " ".join(sorted(who.roles))
+    expires = instants.stamp(who.expires_at)
+    return reply({**schemas.account_shape(account), "scope": scope, "expires_at": expires})
+
+
+# --- /accounts ------------------------------------------------------------------------
+
+
+@route(
+    "GET",
+    "/accounts",
+    "list_accounts",
+    tag="Accounts",
+    who=ADMIN,
+    query=schemas.PageQuery,
+    answer=openapi.page(schemas.AccountOut),
+    problems=[errors.BadCursor],
+)
+async def list_accounts(
+    request: Request, query: Annotated[schemas.PageQuery, Depends(QueryOf(schemas.PageQuery))]
+) -> Response:
+    """Accounts by name."""
+    found, cursor = await service.accounts.page(query.cursor, query.limit)
+    return page_of(request, [schemas.account_shape(one) for one in found], cursor)
+
+
+@route(
+    "POST",
+    "/accounts",
+    "create_account",
+    tag="Accounts",
+    who=ADMIN,
+    answer=schemas.AccountOut,
+    status=201,
+    problems=[errors.AccountExists],
+)
+async def create_account(
+    request: Request, body: Annotated[schemas.AccountIn, Depends(Json(schemas.AccountIn))]
+) -> Response:
+    """A new account."""
+    made = await service.accounts.create(body.username, body.password, body.roles, body.customer)
+    return reply(schemas.account_shape(made), 201)
+
+
+@route(
+    "PATCH",
+    "/accounts/{username}",
+    "update_account",
+    tag="Accounts",
+    who=ADMIN,
+    answer=schemas.AccountOut,
+    problems=[errors.LastAdmin],
+)
+async def update_account(
+    request: Request, changes: Annotated[dict[str, Any], Depends(Patch(schemas.AccountPatch))]
+) -> Response:
+    """Change an account; what that changes ends its tokens."""
+    account = await service.accounts.update(username_of(request), changes)
+    await service.upkeep.look()
+    return reply(schemas.account_shape(account))
+
+
+# --- /queues --------------------------------------------------------------------------
+
+
+def queue_answer(shape: dict[str, Any], status: int = 200, **headers: str) -> Response:
+    return reply(shape, status, etag=shape["version"], headers=headers)
+
+
+@route(
+    "GET",
+    "/queues",
+    "list_queues",
+    tag="Queues",
+    who=STAFF,
+    query=schemas.QueuesQuery,
+    answer=openapi.page(schemas.QueueOut),
+    problems=[errors.BadCursor],
+)
+async def list_queues(
+    request: Request, query: Annotated[schemas.QueuesQuery, Depends(QueryOf(schemas.QueuesQuery))]
+) -> Response:
+    """Queues by name, with exact counts."""
+    found, cursor = await queues.page(service.db, query.prefix, query.cursor, query.limit)
+    return page_of(request, found, cursor)
+
+
+@route(
+    "POST",
+    "/queues",
+    "create_queue",
+    tag="Queues",
+    who=ADMIN,
+    answer=schemas.QueueOut,
+    status=201,
+    problems=[errors.QueueExists],
+)
+async def create_queue(
+    request: Request, body: Annotated[schemas.QueueIn, Depends(Json(schemas.QueueIn))], who: Caller
+) -> Response:
+    """A new queue."""
+    settings = body.model_dump(exclude={"name"})
+    change = await queues.create(service.db, body.name, settings, who.account)
+    service.changed(change)
+    return queue_answer(change.queue, 201, Location=f"{API}/queues/{body.name}")
+
+
+@route("GET", "/queues/{name}", "get_queue", tag="Queues", who=STAFF, answer=schemas.QueueOut)
+async def get_queue(request: Request) -> Response:
+    """A queue with its exact counts."""
+    return queue_answer(await queues.get(service.db, queue_of(request)))
+
+
+@route(
+    "PATCH",
+    "/queues/{name}",
+    "update_queue",
+    tag="Queues",
+    who=ADMIN,
+    answer=schemas.QueueOut,
+    problems=[errors.VersionMismatch, errors.BadHeader],
+)
+async def update_queue(
+    request: Request,
+    changes: Annotated[dict[str, Any], Depends(Patch(schemas.QueueSettings))],
+    match: IfMatch,
+    who: Caller,
+) -> Response:
+    """Change the settings of a queue."""
+    change = await queues.update(service.db, queue_of(request), changes, match, who.account)
+    service.changed(change)
+    return queue_answer(change.queue)
+
+
+@route(
+    "DELETE",
+    "/queues/{name}",
+    "delete_queue",
+    tag="Queues",
+    who=ADMIN,
+    limit="bulk",
+    query=schemas.DeleteQueueQuery,
+    status=204,
+    problems=[
+        errors.QueueNotEmpty,
+        errors.QueueProtected,
+        errors.VersionMismatch,
+        errors.BadHeader,
+    ],
+)
+async def delete_queue(
+    request: Request,
+    query: Annotated[schemas.DeleteQueueQuery, Depends(QueryOf(schemas.DeleteQueueQuery))],
+    match: IfMatch,
+    who: Caller,
+) -> Response:
+    """Take a queue away; by force also with what is in it."""
+    name = queue_of(request)
+    change, _ = await queues.delete(service.db, name, match, who.account, force=query.force)
+    service.changed(change)
+    return empty()
+
+
+@route(
+    "POST", "/queues/{name}/pause", "pause_queue", tag="Queues", who=ADMIN, answer=schemas.QueueOut
+)
+async def pause_queue(
+    request: Request, _: Annotated[schemas.Nothing, Depends(Json(schemas.Nothing))], who: Caller
+) -> Response:
+    """Claims answer with nothing from now on; everything else goes on."""
+    change = await queues.pause(service.db, queue_of(request), who.account)
+    service.changed(change)
+    return queue_answer(change.queue)
+
+
+@route(
+    "POST",
+    "/queues/{name}/resume",
+    "resume_queue",
+    tag="Queues",
+    who=ADMIN,
+    answer=schemas.QueueOut,
+)
+async def resume_queue(
+    request: Request, _: Annotated[schemas.Nothing, Depends(Json(schemas.Nothing))], who: Caller
+) -> Response:
+    """Claims are served again."""
+    change = await queues.resume(service.db, queue_of(request), who.account)
+    service.changed(change)
+    return queue_answer(change.queue)
+
+
+@route(
+    "POST",
+    "/queues/{name}/purge",
+    "purge_queue",
+    tag="Queues",
+    who=ADMIN,
+    limit="bulk",
+    answer=schemas.Purged,
+)
+async def purge_queue(
+    request: Request, _: Annotated[schemas.Nothing, Depends(Json(schemas.Nothing))], who: Caller
+) -> Response:
+    """Cancel what is pending; call again while something remains."""
+    return reply(await upkeep.purge(service.db, service.writer, queue_of(request), who.account))
+
+
+@route(
+    "POST",
+    "/queues/{name}/redrive",
+    "redrive_queue",
+    tag="Queues",
+    who=ADMIN,
+    limit="bulk",
+    answer=schemas.Redriven,
+)
+async def redrive_queue(
+    request: Request, body: Annotated[schemas.Redrive, Depends(Json(schemas.Redrive))], who: Caller
+) -> Response:
+    """Put dead letters back to pending, oldest first; call again while something remains."""
+    done = await upkeep.redrive(
+        service.db,
+        service.writer,
+        queue_of(request),
+        body.model_dump(exclude={"limit", "dry_run"}),
+        body.limit,
+        who.account,
+        dry_run=body.dry_run,
+    )
+    return reply(done)
+
+
+@route(
+    "GET",
+    "/queues/{name}/failures",
+    "list_failures",
+    tag="Queues",
+    who=LOOKERS,
+    answer=schemas.Failures,
+)
+async def list_failures(request: Request) -> Response:
+    """The dead letters of a queue by error, most first."""
+    name = queue_of(request)
+    async with service.db.read() as session:
+        found = await queues.failures(session, await queues.live_id(session, name))
+    return reply({"items": found})
+
+
+# --- /messages: producers -------------------------------------------------------------
+
+PurchaseBody = Annotated[schemas.Purchase, Depends(Json(schemas.Purchase))]
+MessagesQuery = Annotated[schemas.MessagesQuery, Depends(QueryOf(schemas.MessagesQuery))]
+
+
+def tracking(message: Mapping[str, Any], who: Principal) -> dict[str, str]:
+    """A link for the customer: the same for every replay of the same post."""
+    created = instants.parse(message["created_at"])
+    expires = (created + SETTINGS.tracking_days * instants.DAY) // 1000 * 1000
+    order = message["id"]
+    ticket = service.signer.issue_ticket(
+        who.account,
+        who.ticket_generation,
+        [f"order:{order}"],
+        expires,
+        16,
+        service.signer.nonce(order),
+    )
+    return {
+        "url": f"{SETTINGS.public_url}/track/{order}?ticket={ticket}",
+        "ticket": ticket,
+        "expires_at": instants.stamp(expires),
+    }
+
+
+def one_key(header: str | None, field: str | None) -> str | None:
+    if header is not None and field is not None and header != field:
+        text = "The header Idempotency-Key says something else."
+        raise errors.Invalid.at(text, pointer="#/idempotency_key")
+    return header or field
+
+
+@route(
+    "POST",
+    "/queues/{name}/messages",
+    "enqueue",
+    tag="Messages",
+    who=PRODUCERS,
+    limit="write",
+    answer=schemas.MessagePosted,
+    status=201,
+    problems=[
+        errors.IdempotencyInProgress,
+        errors.IdempotencyKeyReused,
+        errors.BadHeader,
+        errors.Overloaded,
+    ],
+)
+async def enqueue(request: Request, purchase: PurchaseBody, key: Key, who: Caller) -> Response:
+    """Post a purchase. The same idempotency key again answers as the first time."""
+    key = one_key(key, purchase.idempotency_key)
+    command = moves.Enqueue(queue_of(request), purchase, who.account, key)
+    posted: moves.Posted = await service.writer.do(command)
+    message = {**posted.message, "tracking": tracking(posted.message, who)}
+    headers = {"Location": f"{API}/messages/{message['id']}"}
+    if posted.replayed:
+        headers["Idempotent-Replayed"] = "true"
+    return reply(message, 200 if posted.replayed else 201, etag=1, headers=headers)
+
+
+@route(
+    "POST",
+    "/queues/{name}/messages/batch",
+    "enqueue_batch",
+    tag="Messages",
+    who=PRODUCERS,
+    limit="write",
+    answer=schemas.Results,
+    problems=[errors.BadHeader, errors.Overloaded],
+)
+async def enqueue_batch(
+    request: Request,
+    body: Annotated[schemas.PurchaseBatch, Depends(Json(schemas.PurchaseBatch))],
+    who: Caller,
+) -> Response:
+    """Post up to 1,000 purchases; each stands or falls alone."""
+    if request.headers.get("idempotency-key") is not None:
+        text = "In a batch each purchase has a key of its own."
+        raise errors.BadHeader(text, errors=[{"detail": text, "header": "Idempotency-Key"}])
+    name = queue_of(request)
+
+    def command(item: Any) -> moves.Command:
+        purchase = checked(schemas.Purchase, item)
+        return moves.Enqueue(name, purchase, who.account, purchase.idempotency_key)
+
+    outcomes = await do_each(body.messages, command)
+    if outcomes and all(isinstance(one, moves.QueueUnknown) for one in outcomes):
+        raise outcomes[0]
+    shapes = [
+        one
+        if isinstance(one, Problem)
+        else {"status": 200 if one.replayed else 201, "id": one.message["id"]}
+        for one in outcomes
+    ]
+    return reply(results_shape(results(request, shapes)))
+
+
+ITEM_BYTES = 64 * 1024
+
+
+async def do_each(items: Sequence[Any], command: Callable[[Any], moves.Command]) -> list[Any]:
+    """Have many done: a wrong item refuses itself alone."""
+    outcomes: list[Any] = []
+    wanted: list[tuple[int, moves.Command]] = []
+    for place, item in enumerate(items):
+        try:
+            if len(to_json(item)) > ITEM_BYTES:
+                raise errors.TooLarge("An item is larger than 64 KiB.")
+            wanted.append((place, command(item)))
+            outcomes.append(None)
+        except Problem as problem:
+            outcomes.append(problem)
+    answers = await service.writer.do_many([one for _, one in wanted])
+    for (place, _), answer in zip(wanted, answers, strict=True):
+        outcomes[place] = answer
+    return outcomes
+
+
+async def messages_page(
+    request: Request, query: schemas.MessagesQuery | schemas.OrdersQuery, name: str | None
+) -> Response:
+    filters = query.filters()
+    marks = {**filters, "queue": name}
+    before = schemas.read_cursor(query.cursor, marks)
+    if before is not None and schemas.ORDER_ID.fullmatch(before) is None:
+        raise errors.BadCursor
+    async with service.db.snapshot() as session:
+        queue_id = None if name is None else await queues.live_id(session, name)
+        found = await queues.list_messages(session, queue_id, filters, before, query.limit + 1)
+    shown = [moves.message_shape(row, queue) for row, queue in found[: query.limit]]
+    more = len(found) > query.limit
+    return page_of(request, shown, schemas.make_cursor(shown[-1]["id"], marks) if more else None)
+
+
+@route(
+    "GET",
+    "/queues/{name}/messages",
+    "list_queue_messages",
+    tag="Messages",
+    who=LOOKERS,
+    query=schemas.MessagesQuery,
+    answer=openapi.page(schemas.MessageOut),
+    problems=[errors.BadCursor],
+)
+async def list_queue_messages(request: Request, query: MessagesQuery) -> Response:
+    """Look at the messages of a queue, newest first; it never leases."""
+    return await messages_page(request, query, queue_of(request))
+
+
+@route(
+    "GET",
+    "/messages",
+    "list_messages",
+    tag="Messages",
+    who=LOOKERS,
+    query=schemas.MessagesQuery,
+    answer=openapi.page(schemas.MessageOut),
+    problems=[errors.BadCursor],
+)
+async def list_messages(request: Request, query: MessagesQuery) -> Response:
+    """Look at the messages of all queues, newest first."""
+    return await messages_page(request, query, None)
+
+
+@route("GET", "/messages/{id}", "get_message", tag="Messages", who=STAFF, answer=schemas.MessageOut)
+async def get_message(request: Request) -> Response:
+    """One message."""
+    message_id = message_id_of(request)
+    async with service.db.read() as session:
+        row, queue = await queues.find(session, message_id)
+    return reply(moves.message_shape(row, queue), etag=row.version)
+
+
+async def history_page(
+    request: Request, message_id: str, query: schemas.PageQuery, *, staff: bool
+) -> Response:
+    after = schemas.read_cursor(query.cursor, {"of": message_id}) or "0"
+    if not after.isdigit():
+        raise errors.BadCursor
+    async with service.db.read() as session:
+        rows = await events.history(session, message_id, int(after), query.limit + 1)
+    epoch = service.hub.epoch
+    items = [events.history_item(epoch, row, staff=staff) for row in rows[: query.limit]]
+    cursor = None
+    if len(rows) > query.limit:
+        cursor = schemas.make_cursor(str(rows[query.limit - 1]["seq"]), {"of": message_id})
+    return page_of(request, items, cursor)
+
+
+@route(
+    "GET",
+    "/messages/{id}/history",
+    "get_message_history",
+    tag="Messages",
+    who=STAFF,
+    query=schemas.PageQuery,
+    answer=openapi.page(schemas.StaffHistoryItem),
+    problems=[errors.BadCursor],
+)
+async def get_message_history(
+    request: Request, query: Annotated[schemas.PageQuery, Depends(QueryOf(schemas.PageQuery))]
+) -> Response:
+    """Every step of a message, with who, which worker and which error."""
+    message_id = message_id_of(request)
+    async with service.db.read() as session:
+        await queues.find(session, message_id)
+    return await history_page(request, message_id, query, staff=True)
+
+
+@route(
+    "POST",
+    "/messages/{id}/cancel",
+    "cancel_message",
+    tag="Messages",
+    who=PRODUCERS,
+    limit="write",
+    answer=schemas.MessageOut,
+    problems=[errors.IllegalTransition, errors.VersionMismatch, errors.BadHeader],
+)
+async def cancel_message(
+    request: Request,
+    body: Annotated[schemas.Cancel, Depends(Json(schemas.Cancel))],
+    match: IfMatch,
+    who: Caller,
+) -> Response:
+    """Cancel; a message in work is only asked to end, which is 202."""
+    command = moves.Cancel(message_id_of(request), who.account, match, reason=body.reason)
+    message, _, done = await service.writer.do(command)
+    return reply(message, 200 if done else 202, etag=message["version"])
+
+
+@route(
+    "POST",
+    "/messages/{id}/retry",
+    "retry_message",
+    tag="Messages",
+    who=ADMIN,
+    limit="write",
+    answer=schemas.MessageOut,
+    problems=[errors.IllegalTransition, errors.VersionMismatch, errors.BadHeader],
+)
+async def retry_message(
+    request: Request,
+    _: Annotated[schemas.Nothing, Depends(Json(schemas.Nothing))],
+    match: IfMatch,
+    who: Caller,
+) -> Response:
+    """Back to pending: what failed, was cancelled or expired."""
+    message = await service.writer.do(moves.Retry(message_id_of(request), who.account, match))
+    return reply(message, etag=message["version"])
+
+
+# --- /messages: workers ---------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def watch_line(request: Request) -> AsyncIterator[asyncio.Event]:
+    """An event that is set when the caller has gone."""
+    gone = asyncio.Event()
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            continue
+        gone.set()
+
+    task = asyncio.create_task(watch())
+    try:
+        yield gone
+    finally:
+        task.cancel()
+
+
+@route(
+    "POST",
+    "/queues/{name}/claim",
+    "claim",
+    tag="Messages",
+    who=WORKERS,
+    limit="write",
+    answer=schemas.Claimed,
+    problems=[errors.Overloaded],
+)
+async def claim(
+    request: Request, body: Annotated[schemas.Claim, Depends(Json(schemas.Claim))], who: Caller
+) -> Response:
+    """Lease up to 100 messages, waiting up to 20 s for the first."""
+    async with watch_line(request) as gone:
+        command = moves.Claim(
+            queue_of(request),
+            body.max,
+            body.lease_seconds,
+            body.worker or who.account,
+            who.account,
+            gone.is_set,
+        )
+        found = await upkeep.claim(service.writer, service.hub, command, body.wait_seconds)
+        if gone.is_set():
+            # Nobody is there to work on them.
+            back = [moves.Release(one["id"], one["receipt"], who.account) for one in found]
+            await service.writer.do_many(back)
+            found = []
+    return reply({"messages": found})
+
+
+Settled = (errors.LeaseLost, errors.Overloaded)
+
+
+def ack_of(message_id: str, body: schemas.Ack, who: Principal) -> moves.Command:
+    return moves.Ack(
+        message_id, body.receipt, who.account, result=body.result, forward_to=body.forward_to
+    )
+
+
+def nack_of(message_id: str, body: schemas.Nack, who: Principal) -> moves.Command:
+    return moves.Nack(
+        message_id,
+        body.receipt,
+        who.account,
+        error=body.error,
+        delay_seconds=body.delay_seconds,
+        retry=body.retry,
+    )
+
+
+def release_of(message_id: str, body: schemas.Release, who: Principal) -> moves.Command:
+    return moves.Release(message_id, body.receipt, who.account)
+
+
+def extend_of(message_id: str, body: schemas.Extend, who: Principal) -> moves.Command:
+    return moves.Extend(message_id, body.receipt, who.account, lease_seconds=body.lease_seconds)
+
+
+async def settle(request: Request, make: Callable[..., moves.Command], *args: Any) -> Response:
+    return reply(await service.writer.do(make(message_id_of(request), *args)))
+
+
+async def settle_many(
+    request: Request,
+    items: Sequence[Any],
+    model: type[schemas.Body],
+    make: Callable[..., moves.Command],
+    who: Principal,
+) -> Response:
+    """The same for many: each item names its message."""
+    extends = model is schemas.ExtendItem
+
+    def command(item: Any) -> moves.Command:
+        body = checked(model, item)
+        if schemas.ORDER_ID.fullmatch(body.id) is None:
+            raise errors.NotFound("There is no such message.")
+        return make(body.id, body, who)
+
+    outcomes = await do_each(items, command)
+    shapes = results(
+        request,
+        [one if isinstance(one, Problem) else (one if extends else {}) for one in outcomes],
+    )
+    for shape, item in zip(shapes, items, strict=True):
+        named = item.get("id") if isinstance(item, dict) else None
+        shape["id"] = named if isinstance(named, str) else None
+        if extends:
+            shape.setdefault("lease_expires_at", None)
+            shape.setdefault("cancel_requested", None)
+    return reply(results_shape(shapes))
+
+
+@route(
+    "POST",
+    "/messages/ack",
+    "ack_many",
+    tag="Messages",
+    who=WORKERS,
+    limit="write",
+    answer=schemas.Results,
+    problems=[errors.Overloaded],
+)
+async def ack_many(
+    request: Request, body: Annotated[schemas.Acks, Depends(Json(schemas.Acks))], who: Caller
+) -> Response:
+    """Ack up to 1,000 messages."""
+    return await settle_many(request, body.acks, schemas.AckItem, ack_of, who)
+
+
+@route(
+    "POST",
+    "/messages/nack",
+    "nack_many",
+    tag="Messages",
+    who=WORKERS,
+    limit="write",
+    answer=schemas.Results,
+    problems=[errors.Overloaded],
+)
+async def nack_many(
+    request: Request, body: Annotated[schemas.Nacks, Depends(Json(schemas.Nacks))], who: Caller
+) -> Response:
+    """Nack up to 1,000 messages."""
+    return await settle_many(request, body.nacks, schemas.NackItem, nack_of, who)
+
+
+@route(
+    "POST",
+    "/messages/release",
+    "release_many",
+    tag="Messages",
+    who=WORKERS,
+    limit="write",
+    answer=schemas.Results,
+    problems=[errors.Overloaded],
+)
+async def release_many(
+    request: Request,
+    body: Annotated[schemas.Releases, Depends(Json(schemas.Releases))],
+    who: Caller,
+) -> Response:
+    """Release up to 1,000 messages."""
+    return await settle_many(request, body.releases, schemas.ReleaseItem, release_of, who)
+
+
+@route(
+    "POST",
+    "/messages/extend",
+    "extend_many",
+    tag="Messages",
+    who=WORKERS,
+    limit="write",
+    answer=schemas.ExtendResults,
+    problems=[errors.Overloaded],
+)
+async def extend_many(
+    request: Request, body: Annotated[schemas.Extends, Depends(Json(schemas.Extends))], who: Caller
+) -> Response:
+    """Extend up to 1,000 leases."""
+    return await settle_many(request, body.extends, schemas.ExtendItem, extend_of, who)
+
+
+@route(
+    "POST",
+    "/messages/{id}/ack",
+    "ack",
+    tag="Messages",
+    who=WORKERS,
+    limit="write",
+    answer=schemas.Settled,
+    problems=Settled,
+)
+async def ack(
+    request: Request, body: Annotated[schemas.Ack, Depends(Json(schemas.Ack))], who: Caller
+) -> Response:
+    """Done; or done here, and on to the next queue."""
+    return await settle(request, ack_of, body, who)
+
+
+@route(
+    "POST",
+    "/messages/{id}/nack",
+    "nack",
+    tag="Messages",
+    who=WORKERS,
+    limit="write",
+    answer=schemas.Settled,
+    problems=Settled,
+)
+async def nack(
+    request: Request, body: Annotated[schemas.Nack, Depends(Json(schemas.Nack))], who: Caller
+) -> Response:
+    """It failed: again after a backoff, or a dead letter."""
+    return await settle(request, nack_of, body, who)
+
+
+@route(
+    "POST",
+    "/messages/{id}/release",
+    "release",
+    tag="Messages",
+    who=WORKERS,
+    limit="write",
+    answer=schemas.Settled,
+    problems=Settled,
+)
+async def release(
+    request: Request, body: Annotated[schemas.Release, Depends(Json(schemas.Release))], who: Caller
+) -> Response:
+    """Give a message back untouched; no attempt is counted."""
+    return await settle(request, release_of, body, who)
+
+
+@route(
+    "POST",
+    "/messages/{id}/extend",
+    "extend",
+    tag="Messages",
+    who=WORKERS,
+    limit="write",
+    answer=schemas.Extended,
+    problems=Settled,
+)
+async def extend(
+    request: Request, body: Annotated[schemas.Extend, Depends(Json(schemas.Extend))], who: Caller
+) -> Response:
+    """Keep the lease for longer, counted from now."""
+    return await settle(request, extend_of, body, who)
+
+
+# --- /orders --------------------------------------------------------------------------
+
+
+async def readable_order(request: Request, who: Principal | None) -> tuple[moves.Message, str]:
+    """The order of the path, if the caller may read it.
+
+    Raises:
+        NotFound: it is not there, or not his.
+    """
+    order = message_id_of(request)
+    async with service.db.read() as session:
+        found = await queues.find(session, order)
+    auth.may_read_order(who, found[0].customer, order).demand()
+    return found
+
+
+@route(
+    "GET",
+    "/orders/{id}",
+    "get_order",
+    tag="Orders",
+    who=ORDER_READERS,
+    ticket=True,
+    query=schemas.TicketQuery,
+    answer=schemas.OrderOut,
+)
+async def get_order(request: Request, who: Caller) -> Response:
+    """An order as its customer sees it."""
+    row, queue = await readable_order(request, who)
+    return reply(moves.order_shape(row, queue), etag=row.version)
+
+
+@route(
+    "GET",
+    "/orders/{id}/history",
+    "get_order_history",
+    tag="Orders",
+    who=ORDER_READERS,
+    ticket=True,
+    query=schemas.TicketPageQuery,
+    answer=openapi.page(schemas.HistoryItem),
+    problems=[errors.BadCursor],
+)
+async def get_order_history(
+    request: Request,
+    query: Annotated[schemas.TicketPageQuery, Depends(QueryOf(schemas.TicketPageQuery))],
+    who: Caller,
+) -> Response:
+    """Every step of an order."""
+    row, _ = await readable_order(request, who)
+    return await history_page(request, row.id, query, staff=False)
+
+
+@route(
+    "POST",
+    "/orders/{id}/cancel",
+    "cancel_order",
+    tag="Orders",
+    who=BUYERS,
+    limit="write",
+    answer=schemas.OrderOut,
+    problems=[errors.IllegalTransition, errors.VersionMismatch, errors.BadHeader],
+)
+async def cancel_order(
+    request: Request,
+    body: Annotated[schemas.Cancel, Depends(Json(schemas.Cancel))],
+    match: IfMatch,
+    who: Caller,
+) -> Response:
+    """Cancel; an order in work is only asked to end, which is 202."""
+    own = None if who.has(Role.ADMIN, Role.PRODUCER) else (who.customer or "")
+    command = moves.Cancel(message_id_of(request), who.account, match, own, body.reason)
+    _, order, done = await service.writer.do(command)
+    return reply(order, 200 if done else 202, etag=order["version"])
+
+
+# --- /events --------------------------------------------------------------------------
+
+
+class Streams:
+    """How many streams are open, by whom. A stream counts from its admission to its end."""
+
+    def __init__(self) -> None:
+        self._by_principal: Counter[str] = Counter()
+        self._by_address: Counter[str] = Counter()
+        self._open = 0
+
+    def admit(self, owner: Owner) -> None:
+        """
+        Raises:
+            Overloaded: the process has enough of them.
+            TooManyStreams: the credential or the address has.
+        """
+        name, most = self._bound(owner)
+        if self._open >= SETTINGS.max_streams:
+            raise errors.Overloaded(retry_after=5)
+        if self._by_principal[name] >= most:
+            raise errors.TooManyStreams(retry_after=5)
+        if self._by_address[owner.address] >= SETTINGS.max_streams_per_address:
+            raise errors.TooManyStreams(retry_after=5)
+        self._open += 1
+        self._by_principal[name] += 1
+        self._by_address[owner.address] += 1
+
+    def leave(self, owner: Owner) -> None:
+        name, _ = self._bound(owner)
+        self._open -= 1
+        for counter, key in ((self._by_principal, name), (self._by_address, owner.address)):
+            counter[key] -= 1
+            if not counter[key]:
+                del counter[key]
+
+    @staticmethod
+    def _bound(owner: Owner) -> tuple[str, int]:
+        who = owner.principal
+        if who is None:
+            return f"address:{owner.address}", SETTINGS.max_streams_per_address
+        if who.kind == "ticket":
+            most = who.max_streams or SETTINGS.max_streams_per_principal
+            return f"ticket:{who.token_id}", most
+        return f"account:{who.account}", SETTINGS.max_streams_per_principal
+
+
+async def nothing() -> AsyncIterator[bytes]:
+    """The hub writes; the library's own iterator has nothing to give."""
+    return
+    yield b""
+
+
+class Stream(EventSourceResponse):
+    """sse-starlette's protocol (headers, HEAD, disconnect, shutdown) with the hub's bytes."""
+
+    def __init__(self, subscriber: hubs.Subscriber, owner: Owner) -> None:
+        super().__init__(nothing(), ping=0, sep="\n", shutdown_grace_period=DRAIN_SECONDS)
+        self._subscriber = subscriber
+        self._owner = owner
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            service.hub.leave(self._subscriber)
+            service.streams.leave(self._owner)
+
+    async def _stream_response(self, send: Send) -> None:
+        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+        await send(start)
+
+        async def write(data: bytes) -> None:
+            await send({"type": "http.response.body", "body": data, "more_body": True})
+
+        reason = await self._subscriber.run(write)
+        self.active = False
+        metrics.DROPPED.labels(reason).inc()
+        if reason != "slow":
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def wants_stream(request: Request) -> bool:
+    return request.url.path == f"{API}/events" and "text/event-stream" in request.headers.get(
+        "accept", ""
+    )
+
+
+def farewell(problem: Problem) -> Response:
+    """A stream that only says goodbye: at any status but 200 an EventSource gives up for good."""
+    reason = "too_many_streams" if problem.code == "too_many_streams" else "overloaded"
+    wait = secrets.randbelow(5_000) + 5_000
+    return Response(hubs.goodbye(reason, wait), 200, None, "text/event-stream")
+
+
+async def authorised(topics: Sequence[str], who: Principal | None) -> frozenset[str]:
+    """The topics of a call, each allowed.
+
+    Raises:
+        Invalid: a malformed topic, or none.
+        NotFound, Forbidden, Unauthenticated: one bad topic refuses all.
+    """
+    if not topics and who is not None and who.kind == "ticket":
+        return who.topics
+    if not topics:
+        raise errors.Invalid(errors=[{"detail": "at least one", "parameter": "topic"}])
+    parsed = [auth.parse_topic(topic) for topic in topics]
+    orders = [name for kind, name in parsed if kind == "order"]
+    customers: dict[str, str] = {}
+    if orders:
+        async with service.db.read() as session:
+            customers = await queues.customers_of(session, orders)
+    for topic, (kind, name) in zip(topics, parsed, strict=True):
+        customer = customers.get(name) if kind == "order" else None
+        auth.may_follow(
+            who, topic, order_customer=customer, public_stock=SETTINGS.public_stock
+        ).demand()
+    for kind, name in parsed:
+        if kind == "queue" and not (who is not None and who.kind == "ticket"):
+            await queues.get(service.db, name)
+    return frozenset(topics)
+
+
+async def start_of(request: Request, query: schemas.EventsQuery) -> Start:
+    """Where a stream begins: `Last-Event-ID`, else `last_event_id`, else `since`."""
+    resume = request.headers.get("last-event-id") or query.last_event_id
+    if resume:
+        return Start.resume(resume)
+    if query.since in (None, "now"):
+        return Start.now()
+    return Start.after(service.hub.epoch, await since(query.since or ""))
+
+
+async def since(text: str) -> int:
+    """The number after which everything since a time (or `earliest`) follows."""
+    async with service.db.read() as session:
+        if text == "earliest":
+            return (await events.look(session)).floor
+        try:
+            return await events.first_since(session, instants.parse(text))
+        except (ValueError, OverflowError):
+            wrong = {"detail": "earliest, now or a time", "parameter": "since"}
+            raise errors.Invalid(errors=[wrong]) from None
+
+
+@route(
+    "GET",
+    "/events",
+    "stream_events",
+    tag="Events",
+    who=SIGNED_IN,
+    ticket=True,
+    optional=True,
+    limit="stream",
+    query=schemas.EventsQuery,
+    answer="text/event-stream",
+    problems=[errors.NotFound, errors.TooManyStreams, errors.Overloaded],
+)
+async def stream_events(
+    request: Request,
+    query: Annotated[schemas.EventsQuery, Depends(QueryOf(schemas.EventsQuery))],
+    who: MaybeCaller,
+) -> Response:
+    """Server-sent events of 1 to 64 topics, from a cursor or from now, without a hole."""
+    topics = await authorised(query.topic, who)
+    start = await start_of(request, query)
+    owner = Owner(who, request.client.host if request.client else "unknown")
+    service.streams.admit(owner)
+    try:
+        greeting = None
+        if "queues" in topics:
+            greeting = functools.partial(upkeep.counts_frames, service.db, None)
+        subscriber = service.hub.subscribe(
+            topics,
+            start,
+            owner=owner,
+            expires_at=None if who is None else who.expires_at,
+            greeting=greeting,
+        )
+    except BaseException:
+        service.streams.leave(owner)
+        raise
+    return Stream(subscriber, owner)
+
+
+@route(
+    "GET",
+    "/events/history",
+    "list_events",
+    tag="Events",
+    who=SIGNED_IN,
+    ticket=True,
+    optional=True,
+    query=schemas.HistoryQuery,
+    answer=schemas.EventPage,
+    problems=[errors.NotFound, errors.BadCursor, errors.CursorGone],
+)
+async def list_events(
+    request: Request,
+    query: Annotated[schemas.HistoryQuery, Depends(QueryOf(schemas.HistoryQuery))],
+    who: MaybeCaller,
+) -> Response:
+    """The same events page by page."""
+    topics = await authorised(query.topic, who)
+    after = await after_of(query)
+    chapter = await events.read_chapter(service.db, after, topics, query.limit)
+    epoch, log = chapter.look.epoch, chapter.look
+    if after < log.floor:
+        data = {
+            "oldest": events.event_id(epoch, log.floor),
+            "head": events.event_id(epoch, log.head),
+        }
+        raise errors.CursorGone(data=data)
+    if after > log.head:
+        raise errors.BadCursor
+    more = chapter.reached < log.head
+    cursor = events.event_id(epoch, chapter.reached) if more else None
+    items = ",".join(chapter.items)
+    tail = to_json({"next_cursor": cursor, "head": events.event_id(epoch, log.head)}).decode()
+    return Response(f'{{"items":[{items}],{tail[1:]}', 200, None, "application/json")
+
+
+async def after_of(query: schemas.HistoryQuery) -> int:
+    """The number a page of the history begins after; without a word, the oldest there is.
+
+    Raises:
+        BadCursor: it cannot be read, or is of another epoch.
+    """
+    if query.after is not None:
+        found = hubs.parse_id(query.after)
+        if found is None or found[0] != service.hub.epoch:
+            raise errors.BadCursor
+        return found[1]
+    return await since("earliest" if query.since in (None, "now") else query.since or "")
+
+
+@route(
+    "POST",
+    "/events/tickets",
+    "create_ticket",
+    tag="Events",
+    who=SIGNED_IN,
+    limit="stream",
+    answer=schemas.TicketOut,
+    status=201,
+    problems=[errors.NotFound],
+)
+async def create_ticket(
+    request: Request,
+    body: Annotated[schemas.TicketIn, Depends(Json(schemas.TicketIn))],
+    who: Caller,
+) -> Response:
+    """A ticket that lets a browser follow some topics."""
+    for place, topic in enumerate(body.topics):
+        auth.parse_topic(topic, pointer=f"#/topics/{place}")
+    topics = await authorised(body.topics, who)
+    if body.max_streams > 16 and not who.has(Role.ADMIN, Role.PRODUCER):
+        raise errors.Forbidden("More than 16 streams on a ticket needs producer or admin.")
+    expires = (wall() + body.expires_in * 1000) // 1000 * 1000
+    ticket = service.signer.issue_ticket(
+        who.account,
+        who.ticket_generation,
+        topics,
+        expires,
+        body.max_streams,
+        secrets.token_bytes(16),
+    )
+    url = f"{SETTINGS.public_url}{API}/events?ticket={ticket}"
+    return reply({"ticket": ticket, "expires_at": instants.stamp(expires), "url": url}, 201)
+
+
+@route(
+    "POST",
+    "/events/tickets/revoke",
+    "revoke_ticket",
+    tag="Events",
+    who=SIGNED_IN,
+    limit="stream",
+    status=204,
+    problems=[errors.NotFound],
+)
+async def revoke_ticket(
+    request: Request,
+    body: Annotated[schemas.TicketRevoke, Depends(Json(schemas.TicketRevoke))],
+    who: Caller,
+) -> Response:
+    """End a ticket, and the streams it opened."""
+    await service.accounts.revoke_ticket(body.ticket, who)
+    await service.upkeep.look()
+    return empty()
+
+
+# --- at the root ----------------------------------------------------------------------
+
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:;"
+    " connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
+
+
+@route("GET", "/livez", "live", tag="Operations", who=None, limit="exempt", root=True)
+async def live(request: Request) -> Response:
+    """The process runs; nothing else is asked."""
+    return reply({"status": "ok"})
+
+
+@route(
+    "GET",
+    "/readyz",
+    "ready",
+    tag="Operations",
+    who=None,
+    limit="exempt",
+    root=True,
+    answer=schemas.Ready,
+)
+async def ready(request: Request) -> Response:
+    """Whether this process can serve. Without Redis it can, a second later."""
+    checks = {"database": "ok", "schema": "ok", "draining": "yes" if service.draining else "no"}
+    try:
+        async with asyncio.timeout(2):
+            pending = await service.db.pending_migrations()
+        if pending:
+            checks["schema"] = "old"
+    except database.DRIVER_ERRORS:
+        checks["database"] = "unreachable"
+    checks["redis"] = "none" if service.wire is None else ("ok" if service.wire.up else "down")
+    good = checks["database"] == checks["schema"] == "ok" and not service.draining
+    return reply(
+        {"status": "ok" if good else "unavailable", "checks": checks}, 200 if good else 503
+    )
+
+
+@route(
+    "GET",
+    "/metrics",
+    "read_metrics",
+    tag="Operations",
+    who=READERS,
+    scraper=True,
+    limit="exempt",
+    root=True,
+    answer="text/plain",
+)
+async def read_metrics(request: Request) -> Response:
+    """Numbers for Prometheus, for viewers, admins, and whoever has the METRICS_TOKEN."""
+    service.measure()
+    return Response(metrics.render(), 200, None, metrics.CONTENT_TYPE)
+
+
+@route("GET", "/openapi.json", "describe", tag="Operations", who=None, limit="exempt", root=True)
+async def describe(request: Request) -> Response:
+    """This API as OpenAPI 3.1."""
+    return reply(openapi.document(api.version, OPERATIONS))
+
+
+DOCS = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Filaviva API</title>
+<link rel="stylesheet" href="/static/docs/swagger-ui.css"></head>
+<body><div id="swagger-ui" data-url="/openapi.json"></div>
+<script src="/static/docs/swagger-ui-bundle.js"></script>
+<script src="/static/docs/docs.js"></script></body></html>
+"""
+
+
+def page(html: str, status: int = 200, **headers: str) -> Response:
+    policy = {"Content-Security-Policy": PAGE_POLICY, "Cache-Control": "no-store", **headers}
+    return Response(html, status, policy, "text/html")
+
+
+@route(
+    "GET",
+    "/docs",
+    "docs",
+    tag="Operations",
+    who=None,
+    limit="exempt",
+    root=True,
+    answer="text/html",
+)
+async def docs(request: Request) -> Response:
+    """This API to try out; nothing is loaded from elsewhere."""
+    return page(DOCS)
+
+
+api.mount("/static", StaticFiles(directory=STATIC), name="static")
+
+
+# --- the layers around it all ---------------------------------------------------------
+
+LARGE = re.compile(
+    rf"{API}/(queues/[^/]+/messages/batch|messages/(ack|nack|release|extend))", re.ASCII
+)
+
+
+def seen(scope: edge.Scope, status: int, seconds: float) -> None:
+    """Count an answer under its route's template."""
+    found = scope.get("route")
+    metrics.request(getattr(found, "path", None), scope["method"], status, seconds)
+
+
+def cross_origin(inner: edge.App) -> edge.App:
+    """CORS for exact origins, never with credentials."""
+    return CORSMiddleware(
+        inner,
+        allow_origins=SETTINGS.cors_origins,
+        allow_methods=["GET", "HEAD", "POST", "PATCH", "DELETE"],
+        allow_headers=[
+            "Authorization",
+            "Content-Type",
+            "Idempotency-Key",
+            "If-Match",
+            "Last-Event-ID",
+        ],
+        expose_headers=[
+            "ETag",
+            "Location",
+            "Link",
+            "Retry-After",
+            "RateLimit",
+            "RateLimit-Policy",
+            "X-Request-ID",
+            "Idempotent-Replayed",
+        ],
+    )
+
+
+app = edge.stack(
+    api,
+    edge.RequestId,
+    functools.partial(edge.Watched, seen=seen),
+    functools.partial(edge.Proxies, trusted=SETTINGS.trusted_proxies),
+    edge.Headers,
+    cross_origin,
+    functools.partial(edge.RateHeaders, stats=rate_of),
+    functools.partial(edge.Sizes, large=lambda path: LARGE.fullmatch(path) is not None),
+)

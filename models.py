@@ -1,0 +1,230 @@
+"""What is stored: every table, field by field, and the legal moves of a message.
+
+Two rules hold for all tables. **Times** are integers, milliseconds since
+1970-01-01T00:00Z, read from the database's clock: that is the precision of the wire,
+compares exactly, and is the same on SQLite and PostgreSQL. **JSON** is stored as the
+text that was made once: an event is replayed byte for byte, which no database's own
+JSON type promises.
+
+CHECK constraints and partial indexes are written in `migrations/` by hand (neither
+Tortoise nor aerich carries them over); `tests/test_migrations.py` proves that they
+exist on both databases.
+"""
+
+from enum import StrEnum
+
+from tortoise import fields
+from tortoise.models import Model
+
+
+class Status(StrEnum):
+    """Where a message stands. The moves between them are `MOVES`."""
+
+    PENDING = "pending"  # waits for a claim, or for `available_at`
+    PROCESSING = "processing"  # leased to one worker
+    COMPLETED = "completed"  # acked: done
+    FAILED = "failed"  # a dead letter: nacked for good, or attempts or leases used up
+    CANCELLED = "cancelled"  # taken back before it was done
+    EXPIRED = "expired"  # nobody took it before `expires_at`
+
+
+FINISHED = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.EXPIRED})
+
+MOVES: frozenset[tuple[Status | None, Status]] = frozenset(
+    {
+        (None, Status.PENDING),  # enqueue
+        (Status.PENDING, Status.PROCESSING),  # claim
+        (Status.PENDING, Status.CANCELLED),  # cancel, purge, forced delete
+        (Status.PENDING, Status.EXPIRED),  # expires_at passed; a late nack past it
+        (Status.PENDING, Status.COMPLETED),  # late ack: reaped, not yet claimed again
+        (Status.PENDING, Status.PENDING),  # late nack, late forward
+        (Status.PENDING, Status.FAILED),  # late nack without retry
+        (Status.PROCESSING, Status.COMPLETED),  # ack
+        (Status.PROCESSING, Status.PENDING),  # nack, release, reap; forward
+        (Status.PROCESSING, Status.FAILED),  # nack or reap, nothing left to try
+        (Status.PROCESSING, Status.CANCELLED),  # cancel was requested, on the way back
+        (Status.PROCESSING, Status.EXPIRED),  # past expires_at, on the way back
+        (Status.PROCESSING, Status.PROCESSING),  # cancel requested: an event, no move
+        (Status.FAILED, Status.PENDING),  # retry, redrive
+        (Status.CANCELLED, Status.PENDING),  # retry
+        (Status.EXPIRED, Status.PENDING),  # retry
+    }
+)
+
+
+class Role(StrEnum):
+    """What an account may do. Roles add up."""
+
+    ADMIN = "admin"  # everything
+    VIEWER = "viewer"  # reads everything
+    PRODUCER = "producer"  # posts purchases, cancels them
+    WORKER = "worker"  # claims and settles messages
+    CUSTOMER = "customer"  # follows his own orders
+
+
+STAFF = frozenset({Role.ADMIN, Role.VIEWER, Role.PRODUCER, Role.WORKER})
+
+
+class Queue(Model):
+    """A named queue and its settings. Counts live in `QueueCount`."""
+
+    id = fields.IntField(primary_key=True)
+    name = fields.CharField(max_length=64)  # unique among the live ones (partial index)
+    description = fields.TextField(default="")
+    lease_seconds = fields.IntField(default=30)  # of a claim that names none
+    max_attempts = fields.IntField(default=10)  # nack number N fails the message
+    max_lost_leases = fields.IntField(default=5)  # lost lease number N fails the message
+    backoff_seconds = fields.IntField(default=1)  # first delay after a nack; doubles
+    retention_days = fields.IntField(default=30)  # finished messages are kept this long
+    paused_at = fields.BigIntField(null=True)  # null: claims are served
+    version = fields.IntField(default=1)  # +1 per change of the settings; the ETag
+    last_claim_at = fields.BigIntField(null=True)  # written once a second, without a version
+    created_at = fields.BigIntField()
+    updated_at = fields.BigIntField()
+    deleted_at = fields.BigIntField(null=True)  # null: live
+
+    class Meta:  # pyright: ignore[reportIncompatibleVariableOverride]
+        table = "queues"
+
+
+class Message(Model):
+    """A purchase. Its id is the order's id, through all queues.
+
+    `receipt` and `worker` belong to the lease: set by a claim, cleared by every move that
+    ends it, except by the reaper: a reaped message keeps them so that a late ack or nack
+    is still accepted until the next claim.
+    """
+
+    id = fields.UUIDField(primary_key=True)  # UUIDv7, made by the process that accepted it
+    queue_id = fields.IntField()  # the queue it is in now
+    status = fields.CharEnumField(Status, max_length=10)
+    version = fields.IntField()  # +1 per event of this order; the ETag
+    customer = fields.CharField(max_length=64)
+    items = fields.TextField()  # JSON [{sku, quantity, amount_cents}]
+    total_cents = fields.BigIntField(null=True)  # null: a line without an amount
+    currency = fields.CharField(max_length=3)
+    reference = fields.CharField(max_length=64, null=True)  # the shop's own number
+    idempotency_key = fields.CharField(max_length=255, null=True)  # to show it; see Key
+    metadata = fields.TextField()  # JSON object, opaque to us
+    priority = fields.SmallIntField()  # 0-9, higher first
+    group = fields.CharField(max_length=64, null=True)
+    attempts = fields.IntField()  # nacks since it entered this queue
+    lost_leases = fields.IntField()  # leases that ran out since it entered this queue
+    available_at = fields.BigIntField()  # not claimed before
+    entered_at = fields.BigIntField()  # when it came into this queue
+    expires_at = fields.BigIntField(null=True)  # null: waits for ever
+    cancel_requested_at = fields.BigIntField(null=True)  # set while processing only
+    lease_epoch = fields.IntField()  # +1 per claim: a fencing number
+    receipt = fields.CharField(max_length=32, null=True)  # proof of holding the lease
+    worker = fields.CharField(max_length=100, null=True)  # who was given the receipt
+    lease_expires_at = fields.BigIntField(null=True)  # set while processing only
+    last_error = fields.TextField(null=True)  # of the last nack or lost lease
+    result = fields.TextField(null=True)  # JSON, of the ack
+    created_at = fields.BigIntField()
+    updated_at = fields.BigIntField()
+    finished_at = fields.BigIntField(null=True)  # set in the four last statuses only
+
+    class Meta:  # pyright: ignore[reportIncompatibleVariableOverride]
+        table = "messages"
+
+
+class Key(Model):
+    """An idempotency key. In a table of its own: a forward neither collides nor forgets."""
+
+    id = fields.CharField(max_length=400, primary_key=True)  # "<account> <queue id> <key>"
+    fingerprint = fields.CharField(max_length=64)  # of the purchase without the key
+    message = fields.UUIDField()  # what was made by the first call; the key lives as long
+
+    class Meta:  # pyright: ignore[reportIncompatibleVariableOverride]
+        table = "keys"
+
+
+class Event(Model):
+    """One fact. The table is outbox, history, replay source and material for analytics."""
+
+    seq = fields.BigIntField(primary_key=True, generated=False)  # gapless, in commit order
+    type = fields.CharField(max_length=32)
+    subject = fields.CharField(max_length=110)  # the topic itself: order:<id>, queue:<name>
+    message = fields.UUIDField(null=True)  # null: not about an order
+    queue = fields.CharField(max_length=64, null=True)  # where the order is after it
+    from_queue = fields.CharField(max_length=64, null=True)  # where it was; the source
+    customer = fields.CharField(max_length=64, null=True)
+    data = fields.TextField()  # JSON that every reader sees
+    detail = fields.TextField(null=True)  # JSON for staff's history and for receipts
+    batch = fields.UUIDField()  # the transaction that wrote it
+    created_at = fields.BigIntField()  # `at` of the stream row: never goes back
+
+    class Meta:  # pyright: ignore[reportIncompatibleVariableOverride]
+        table = "events"
+
+
+class Stream(Model):
+    """One row: the head of the event log. Its row lock gives numbers in commit order."""
+
+    id = fields.SmallIntField(primary_key=True, generated=False)  # always 1
+    head = fields.BigIntField()  # last number given
+    at = fields.BigIntField()  # time of the last append; never goes back
+    epoch = fields.CharField(max_length=16)  # new when the log's past cannot be trusted
+    floor = fields.BigIntField()  # resume works for cursors from here on
+    swept = fields.BigIntField()  # up to here events without a message have been deleted
+    queues_version = fields.BigIntField()  # +1 per change of any queue
+    revocations_version = fields.BigIntField()  # +1 per change of accounts or revocations
+    home = fields.CharField(max_length=128)  # which database this is; "" until first opened
+
+    class Meta:  # pyright: ignore[reportIncompatibleVariableOverride]
+        table = "stream"
+
+
+class QueueCount(Model):
+    """How many messages of a queue stand where: exact, read in O(1), one row a queue."""
+
+    queue_id = fields.IntField(primary_key=True, generated=False)
+    pending = fields.BigIntField(default=0)
+    processing = fields.BigIntField(default=0)
+    completed = fields.BigIntField(default=0)
+    failed = fields.BigIntField(default=0)
+    cancelled = fields.BigIntField(default=0)
+    expired = fields.BigIntField(default=0)
+
+    class Meta:  # pyright: ignore[reportIncompatibleVariableOverride]
+        table = "queue_counts"
+
+
+class Customer(Model):
+    """Personal data lives here alone; everything else holds the id."""
+
+    id = fields.CharField(max_length=64, primary_key=True)
+    email = fields.CharField(max_length=254, null=True)  # unique, lower case
+    created_at = fields.BigIntField()
+
+    class Meta:  # pyright: ignore[reportIncompatibleVariableOverride]
+        table = "customers"
+
+
+class Account(Model):
+    """Who may sign in."""
+
+    id = fields.IntField(primary_key=True)
+    username = fields.CharField(max_length=64, unique=True)
+    password_hash = fields.CharField(max_length=255)  # argon2id
+    roles = fields.CharField(max_length=64)  # space-separated, sorted
+    customer = fields.CharField(max_length=64, null=True)  # whose orders are his own
+    active = fields.BooleanField(default=True)
+    generation = fields.IntField(default=1)  # +1 ends all tokens of the account
+    ticket_generation = fields.IntField(default=1)  # +1 ends all its tickets
+    created_at = fields.BigIntField()
+    last_seen_at = fields.BigIntField(null=True)  # last sign-in or refresh
+
+    class Meta:  # pyright: ignore[reportIncompatibleVariableOverride]
+        table = "accounts"
+
+
+class Revocation(Model):
+    """A credential that ended before its time: a family, a ticket, or a used refresh token."""
+
+    id = fields.CharField(max_length=120, primary_key=True)  # fam:…, ticket:…, used:…, keep:…
+    created_at = fields.BigIntField()
+    expires_at = fields.BigIntField()  # the row is pruned after it
+
+    class Meta:  # pyright: ignore[reportIncompatibleVariableOverride]
+        table = "revocations"

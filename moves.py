@@ -1,0 +1,974 @@
+"""What may happen to a message: every move of its life, decided without I/O.
+
+A batch of commands works on one `Desk`: one copy of each row, the queues, one `now`.
+Commands run in order of arrival and each sees what those before it decided. What they
+decided (rows, events, counters) is written by the writer in one transaction.
+
+    new ─▶ pending ─▶ processing ─▶ completed
+              │ ▲          │ │ └──▶ failed, cancelled, expired
+              │ └──────────┘ └────▶ pending in the next queue
+              └──▶ cancelled, expired        failed, cancelled, expired ─▶ pending
+"""
+
+import hashlib
+import json
+import os
+import random
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+from pydantic_core import to_json
+
+from errors import (
+    IdempotencyKeyReused,
+    IllegalTransition,
+    Invalid,
+    LeaseLost,
+    NotFound,
+    Problem,
+    VersionMismatch,
+)
+from events import Counters, Event
+from instants import DAY, stamp, stamp_or_none
+from models import FINISHED, MOVES, Status
+from schemas import Purchase
+
+MAX_BACKOFF_SECONDS = 900
+LATE = "the lease ran out"
+
+
+# --- ids and receipts -----------------------------------------------------------------
+
+
+class Ids:
+    """UUIDv7 (RFC 9562, 5.7), monotonic: 12 bits of counter behind the millisecond."""
+
+    def __init__(self) -> None:
+        self._last = 0
+
+    def next(self) -> str:
+        # The counter is the millisecond's fraction in effect: when it runs over, time does.
+        self._last = max(self._last + 1, (time.time_ns() // 1_000_000) << 12)
+        millis, counter = self._last >> 12, self._last & 0xFFF
+        tail = int.from_bytes(os.urandom(8), "big") & (1 << 62) - 1
+        text = f"{millis << 80 | 7 << 76 | counter << 64 | 2 << 62 | tail:032x}"
+        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+new_id = Ids().next
+
+
+def new_receipt() -> str:
+    return secrets.token_urlsafe(18)
+
+
+def receipt_mark(receipt: str) -> str:
+    """What the log keeps of a receipt: enough to know it again, nothing to use it with."""
+    return hashlib.sha256(receipt.encode()).hexdigest()[:32]
+
+
+# --- what is on the desk --------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class QueueFacts:
+    """A queue as decisions see it."""
+
+    id: int
+    name: str
+    lease_seconds: int
+    max_attempts: int
+    max_lost_leases: int
+    backoff_seconds: int
+    paused: bool
+    deleted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """All queues at one version of the stream row."""
+
+    version: int
+    by_id: Mapping[int, QueueFacts]
+    by_name: Mapping[str, QueueFacts]  # the live ones
+
+
+@dataclass(slots=True)
+class Message:
+    """A copy of a row of `messages`, in the order of its columns."""
+
+    id: str
+    queue_id: int
+    status: Status
+    version: int
+    customer: str
+    items: str
+    total_cents: int | None
+    currency: str
+    reference: str | None
+    idempotency_key: str | None
+    metadata: str
+    priority: int
+    group: str | None
+    attempts: int
+    lost_leases: int
+    available_at: int
+    entered_at: int
+    expires_at: int | None
+    cancel_requested_at: int | None
+    lease_epoch: int
+    receipt: str | None
+    worker: str | None
+    lease_expires_at: int | None
+    last_error: str | None
+    result: str | None
+    created_at: int
+    updated_at: int
+    finished_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A lease that an event of its order ended: by which verb, with which answer."""
+
+    verb: str
+    answer: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class KnownKey:
+    """An idempotency key that an earlier transaction stored, and what its first answer was."""
+
+    fingerprint: str
+    message: Message
+    queue: str
+    created: Mapping[str, Any]  # data of `order.created`
+
+
+class Held(Exception):
+    """The row is locked by another process: the command goes into the next batch."""
+
+
+class QueueUnknown(NotFound):
+    """No queue of that name, as far as the registry at hand knows."""
+
+
+@dataclass(slots=True)
+class Desk:
+    """The working state of one batch."""
+
+    now: int
+    registry: Registry
+    rows: dict[str, Message] = field(default_factory=dict)
+    held: frozenset[str] = frozenset()
+    ended: dict[str, dict[str, Ended]] = field(default_factory=dict)  # id → mark → how
+    known_keys: dict[str, KnownKey] = field(default_factory=dict)
+    candidates: dict[int, list[str]] = field(default_factory=dict)  # queue id → ids to claim
+    # what was decided
+    new: dict[str, Message] = field(default_factory=dict)
+    new_keys: dict[str, "Enqueue"] = field(default_factory=dict)
+    touched: set[str] = field(default_factory=set)
+    removed: list[str] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    counters: Counters = field(default_factory=Counters)
+    claimed_from: set[int] = field(default_factory=set)
+    queue_missed: bool = False
+
+    def queue(self, name: str) -> QueueFacts:
+        facts = self.registry.by_name.get(name)
+        if facts is None:
+            self.queue_missed = True
+            raise QueueUnknown(f"There is no queue '{name}'.")
+        return facts
+
+    def queue_of(self, row: Message) -> QueueFacts:
+        return self.registry.by_id[row.queue_id]
+
+    def row(self, message_id: str) -> Message:
+        if message_id in self.held:
+            raise Held(message_id)
+        try:
+            return self.rows[message_id]
+        except KeyError:
+            raise NotFound("There is no such message.") from None
+
+    @property
+    def wrote(self) -> bool:
+        return bool(self.new or self.touched or self.removed)
+
+
+# --- shapes ---------------------------------------------------------------------------
+
+
+def message_shape(row: Message, queue: str) -> dict[str, Any]:
+    """A `Message` as staff see it."""
+    leased = row.status is Status.PROCESSING
+    return {
+        "id": row.id,
+        "reference": row.reference,
+        "customer": row.customer,
+        "queue": queue,
+        "status": row.status.value,
+        "version": row.version,
+        "cancel_requested": row.cancel_requested_at is not None,
+        "items": json.loads(row.items),
+        "total_cents": row.total_cents,
+        "currency": row.currency,
+        "priority": row.priority,
+        "group": row.group,
+        "metadata": json.loads(row.metadata),
+        "idempotency_key": row.idempotency_key,
+        "attempts": row.attempts,
+        "lost_leases": row.lost_leases,
+        "available_at": stamp(row.available_at),
+        "expires_at": stamp_or_none(row.expires_at),
+        # After a lost lease the row keeps the worker with the receipt; the lease is over.
+        "worker": row.worker if leased else None,
+        "lease_expires_at": stamp_or_none(row.lease_expires_at),
+        "last_error": row.last_error,
+        "result": None if row.result is None else json.loads(row.result),
+        "created_at": stamp(row.created_at),
+        "updated_at": stamp(row.updated_at),
+        "finished_at": stamp_or_none(row.finished_at),
+    }
+
+
+ORDER_FIELDS = (
+    "id",
+    "reference",
+    "customer",
+    "queue",
+    "status",
+    "version",
+    "cancel_requested",
+    "items",
+    "total_cents",
+    "currency",
+    "available_at",
+    "expires_at",
+)
+
+
+def order_shape(row: Message, queue: str) -> dict[str, Any]:
+    """An `Order` as its customer sees it. The place in the line is not known here."""
+    message = message_shape(row, queue)
+    return {
+        **{name: message[name] for name in ORDER_FIELDS},
+        "position": None,
+        "position_exact": None,
+        "eta_seconds": None,
+        "created_at": message["created_at"],
+        "updated_at": message["updated_at"],
+        "finished_at": message["finished_at"],
+    }
+
+
+def settled_shape(row: Message, queue: str) -> dict[str, Any]:
+    return {"id": row.id, "queue": queue, "status": row.status.value, "version": row.version}
+
+
+def event_data(
+    row: Message, queue: str, before: str | None, status: Status | None, reason: str | None
+) -> dict[str, Any]:
+    """The data of `order.*`: nothing that a customer must not see."""
+    return {
+        "id": row.id,
+        "reference": row.reference,
+        "customer": row.customer,
+        "queue": queue,
+        "previous_queue": before,
+        "status": row.status.value,
+        "previous_status": None if status is None else status.value,
+        "reason": reason,
+        "version": row.version,
+        "cancel_requested": row.cancel_requested_at is not None,
+        "items": json.loads(row.items) if status is None else None,
+        "total_cents": row.total_cents,
+        "currency": row.currency,
+        "available_at": stamp(row.available_at),
+        "expires_at": stamp_or_none(row.expires_at),
+        "created_at": stamp(row.created_at),
+        "updated_at": stamp(row.updated_at),
+        "finished_at": stamp_or_none(row.finished_at),
+    }
+
+
+# --- one move -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why a move is made: what staff's history says, and the lease it ends."""
+
+    actor: str | None = None
+    worker: str | None = None
+    error: str | None = None
+    result: Any = None
+    reason: str | None = None
+    receipt: str | None = None  # the lease that ends
+    verb: str | None = None  # by which call
+
+    def detail(self) -> str:
+        said = {
+            "actor": self.actor,
+            "worker": self.worker,
+            "error": self.error,
+            "result": self.result,
+        }
+        if self.receipt is not None and self.verb is not None:
+            said |= {"receipt": receipt_mark(self.receipt), "verb": self.verb}
+        return to_json({name: value for name, value in said.items() if value is not None}).decode()
+
+
+def move(
+    desk: Desk, row: Message, to: Status, kind: str, cause: Cause, into: int | None = None
+) -> None:
+    """Make one legal move of a row on the desk, with its event and its counts.
+
+    The caller has set the fields that belong to the move; this sets what every move sets.
+    """
+    status, queue_id = row.status, row.queue_id
+    assert (status, to) in MOVES, f"{status} -> {to}"
+    row.status = to
+    row.queue_id = queue_id if into is None else into
+    row.version += 1
+    row.updated_at = desk.now
+    row.finished_at = desk.now if to in FINISHED else None
+    if to is not Status.PROCESSING:
+        row.lease_expires_at = None
+        row.cancel_requested_at = None
+    desk.counters.add(queue_id, status.value, -1)
+    desk.counters.add(row.queue_id, to.value, 1)
+    desk.touched.add(row.id)
+    _record(desk, row, kind, cause, desk.registry.by_id[queue_id].name, status)
+
+
+def _record(
+    desk: Desk, row: Message, kind: str, cause: Cause, before: str, status: Status | None
+) -> None:
+    queue = desk.queue_of(row).name
+    data = event_data(row, queue, None if status is None else before, status, cause.reason)
+    due = row.status is Status.PENDING and row.available_at <= desk.now
+    event = Event(
+        type=kind,
+        subject=f"order:{row.id}",
+        data=to_json(data).decode(),
+        message=row.id,
+        queue=queue,
+        from_queue=before,
+        customer=row.customer,
+        detail=cause.detail(),
+        wakes=queue if due else None,
+    )
+    desk.events.append(event)
+
+
+def _end_lease(desk: Desk, row: Message, cause: Cause) -> None:
+    """Remember how a lease ended, for the same call in the same batch, and clear it."""
+    if cause.receipt is not None and cause.verb is not None:
+        answer = settled_shape(row, desk.queue_of(row).name)
+        ends = desk.ended.setdefault(row.id, {})
+        ends[receipt_mark(cause.receipt)] = Ended(cause.verb, answer)
+    row.receipt = None
+    row.worker = None
+
+
+def _finish(desk: Desk, row: Message, to: Status, cause: Cause) -> None:
+    # A reason is what brought a message back to pending; here it did not get there.
+    move(desk, row, to, f"order.{to.value}", replace(cause, reason=None))
+    _end_lease(desk, row, cause)
+
+
+def _requeue(desk: Desk, row: Message, cause: Cause, available_at: int) -> None:
+    row.available_at = available_at
+    move(desk, row, Status.PENDING, "order.requeued", cause)
+    _end_lease(desk, row, cause)
+
+
+def _put_back(desk: Desk, row: Message, cause: Cause, available_at: int) -> None:
+    """On the way back to pending: where a wish to cancel, or the time, is heard."""
+    if row.expires_at is not None and row.expires_at <= desk.now:
+        _finish(desk, row, Status.EXPIRED, cause)
+    elif desk.queue_of(row).deleted:
+        _finish(desk, row, Status.CANCELLED, replace(cause, error="the queue was deleted"))
+    else:
+        _requeue(desk, row, cause, available_at)
+
+
+def backoff_ms(queue: QueueFacts, attempts: int, draw: Callable[[], float]) -> int:
+    """Exponential backoff with full jitter (M. Brooker, AWS Architecture Blog, 2015)."""
+    ceiling = min(queue.backoff_seconds * 2 ** (attempts - 1), MAX_BACKOFF_SECONDS)
+    return int(draw() * ceiling * 1000)
+
+
+# --- commands -------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Command:
+    """One wish. `decide` answers it or raises a Problem; the answer is given after the commit.
+
+    `moves` is how many rows it may write, `abandoned` says whether its caller has gone.
+    """
+
+    verb: ClassVar[str]
+    patient: ClassVar[bool] = True  # waits for rows that another process holds
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """The rows it names."""
+        return ()
+
+    @property
+    def moves(self) -> int:
+        return 1
+
+    @property
+    def size(self) -> int:
+        """Bytes of events it may write, roughly."""
+        return 1_500 * self.moves
+
+    def decide(self, desk: Desk) -> Any:
+        raise NotImplementedError
+
+
+def known_answer(known: KnownKey) -> dict[str, Any]:
+    """The first answer to a purchase, made again from what never changes."""
+    first = replace(
+        known.message,
+        status=Status.PENDING,
+        version=1,
+        attempts=0,
+        lost_leases=0,
+        cancel_requested_at=None,
+        lease_expires_at=None,
+        last_error=None,
+        result=None,
+        updated_at=known.message.created_at,
+        finished_at=None,
+    )
+    shape = message_shape(first, known.queue)
+    for name in ("queue", "available_at", "expires_at"):
+        shape[name] = known.created[name]
+    return shape
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """The answer to an enqueue. `replayed`: an earlier call with this key had made it."""
+
+    message: dict[str, Any]
+    replayed: bool
+
+
+@dataclass(slots=True)
+class Enqueue(Command):
+    verb: ClassVar[str] = "enqueue"
+
+    queue: str
+    purchase: Purchase
+    account: str
+    key: str | None = None
+    fingerprint: str = ""
+    id: str = field(default_factory=new_id)
+    items: str = ""
+    metadata: str = ""
+
+    def __post_init__(self) -> None:
+        self.items = to_json(self.purchase.items).decode()
+        self.metadata = to_json(self.purchase.metadata).decode()
+        if self.key is not None:
+            self.fingerprint = self.purchase.fingerprint()
+
+    @property
+    def size(self) -> int:
+        return 1_200 + len(self.items)
+
+    def scoped_key(self, registry: Registry) -> str | None:
+        """The key in its scope, None without a key or a queue to post to."""
+        queue = registry.by_name.get(self.queue)
+        if self.key is None or queue is None:
+            return None
+        return f"{self.account} {queue.id} {self.key}"
+
+    def decide(self, desk: Desk) -> Posted:
+        queue = desk.queue(self.queue)
+        scoped = self.scoped_key(desk.registry)
+        if scoped is not None and (earlier := self._earlier(desk, scoped)) is not None:
+            return earlier
+        self._check(desk)
+        row = self._row(desk, queue)
+        desk.new[row.id] = row
+        desk.rows[row.id] = row
+        if scoped is not None:
+            desk.new_keys[scoped] = self
+        desk.counters.add(queue.id, Status.PENDING.value, 1)
+        _record(desk, row, "order.created", Cause(actor=self.account), queue.name, None)
+        return Posted(message_shape(row, queue.name), replayed=False)
+
+    def _earlier(self, desk: Desk, scoped: str) -> Posted | None:
+        if (known := desk.known_keys.get(scoped)) is not None:
+            if known.fingerprint != self.fingerprint:
+                raise IdempotencyKeyReused
+            return Posted(known_answer(known), replayed=True)
+        if (first := desk.new_keys.get(scoped)) is not None:
+            if first.fingerprint != self.fingerprint:
+                raise IdempotencyKeyReused
+            queue = desk.registry.by_name[self.queue]
+            row = first._row(desk, queue)
+            return Posted(message_shape(row, queue.name), replayed=True)
+        return None
+
+    def _check(self, desk: Desk) -> None:
+        expires = self.purchase.expires_at
+        if expires is not None and expires <= desk.now:
+            raise Invalid.at("expires_at must be in the future", pointer="#/expires_at")
+
+    def _row(self, desk: Desk, queue: QueueFacts) -> Message:
+        purchase, now = self.purchase, desk.now
+        return Message(
+            id=self.id,
+            queue_id=queue.id,
+            status=Status.PENDING,
+            version=1,
+            customer=purchase.customer,
+            items=self.items,
+            total_cents=purchase.total_cents(),
+            currency=purchase.currency,
+            reference=purchase.reference,
+            idempotency_key=self.key,
+            metadata=self.metadata,
+            priority=purchase.priority,
+            group=purchase.group,
+            attempts=0,
+            lost_leases=0,
+            available_at=now + (purchase.delay_seconds or 0) * 1000,
+            entered_at=now,
+            expires_at=purchase.expires_at,
+            cancel_requested_at=None,
+            lease_epoch=0,
+            receipt=None,
+            worker=None,
+            lease_expires_at=None,
+            last_error=None,
+            result=None,
+            created_at=now,
+            updated_at=now,
+            finished_at=None,
+        )
+
+
+@dataclass(slots=True)
+class Claim(Command):
+    verb: ClassVar[str] = "claim"
+
+    queue: str
+    max: int
+    lease_seconds: int | None
+    worker: str
+    account: str
+    gone: Callable[[], bool] = lambda: False
+
+    @property
+    def moves(self) -> int:
+        return self.max
+
+    def decide(self, desk: Desk) -> list[dict[str, Any]]:
+        queue = desk.queue(self.queue)
+        if self.gone() or queue.paused:
+            return []
+        desk.claimed_from.add(queue.id)
+        lease = (self.lease_seconds or queue.lease_seconds) * 1000
+        waiting = desk.candidates.get(queue.id, [])
+        taken: list[dict[str, Any]] = []
+        while waiting and len(taken) < self.max:
+            row = desk.rows[waiting.pop(0)]
+            if self._claimable(row, queue, desk.now):
+                taken.append(self._lease(desk, row, queue, desk.now + lease))
+        return taken
+
+    @staticmethod
+    def _claimable(row: Message, queue: QueueFacts, now: int) -> bool:
+        return (
+            row.status is Status.PENDING
+            and row.queue_id == queue.id
+            and row.available_at <= now
+            and (row.expires_at is None or row.expires_at > now)
+        )
+
+    def _lease(self, desk: Desk, row: Message, queue: QueueFacts, until: int) -> dict[str, Any]:
+        row.lease_epoch += 1
+        row.receipt = new_receipt()
+        row.worker = self.worker
+        row.lease_expires_at = until
+        cause = Cause(actor=self.account, worker=self.worker)
+        move(desk, row, Status.PROCESSING, "order.processing", cause)
+        shape = message_shape(row, queue.name)
+        return {**shape, "receipt": row.receipt, "lease_epoch": row.lease_epoch}
+
+
+@dataclass(slots=True)
+class OnOne(Command):
+    """A command that names one message."""
+
+    id: str
+
+    @property
+    def ids(self) -> Sequence[str]:
+        return (self.id,)
+
+
+@dataclass(slots=True)
+class Settle(OnOne):
+    """A worker's call: only the holder of the last receipt is heard."""
+
+    late: ClassVar[bool] = True  # still accepted after the lease ran out
+
+    receipt: str
+    account: str
+
+    def decide(self, desk: Desk) -> dict[str, Any]:
+        row = desk.row(self.id)
+        ended = desk.ended.get(self.id, {}).get(receipt_mark(self.receipt))
+        if ended is not None and ended.verb == self.verb:
+            return ended.answer
+        if not self._holds(row, desk.now):
+            raise LeaseLost(data={"current": row.status.value})
+        return self.settle(desk, row)
+
+    def _holds(self, row: Message, now: int) -> bool:
+        if row.receipt is None or not secrets.compare_digest(row.receipt, self.receipt):
+            return False
+        if self.late:
+            return row.status in (Status.PROCESSING, Status.PENDING)
+        expires = row.lease_expires_at
+        return row.status is Status.PROCESSING and expires is not None and expires > now
+
+    def settle(self, desk: Desk, row: Message) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def cause(self, row: Message, **more: Any) -> Cause:
+        return Cause(
+            actor=self.account, worker=row.worker, receipt=self.receipt, verb=self.verb, **more
+        )
+
+    def answer(self, desk: Desk, row: Message) -> dict[str, Any]:
+        return settled_shape(row, desk.queue_of(row).name)
+
+
+@dataclass(slots=True)
+class Ack(Settle):
+    verb: ClassVar[str] = "ack"
+
+    result: Any = None
+    forward_to: str | None = None
+
+    def settle(self, desk: Desk, row: Message) -> dict[str, Any]:
+        target = None if self.forward_to is None else self._target(desk, row)
+        cause = self.cause(row, result=self.result)
+        if self.result is not None:
+            row.result = to_json(self.result).decode()
+        if target is None:
+            _finish(desk, row, Status.COMPLETED, cause)
+        elif row.cancel_requested_at is not None:
+            _finish(desk, row, Status.CANCELLED, cause)
+        else:
+            self._forward(desk, row, target, cause)
+        return self.answer(desk, row)
+
+    def _target(self, desk: Desk, row: Message) -> QueueFacts:
+        name = self.forward_to or ""
+        queue = desk.registry.by_name.get(name)
+        if queue is None:
+            desk.queue_missed = True
+            raise Invalid.at(f"There is no queue '{name}'.", pointer="#/forward_to")
+        if queue.id == row.queue_id:
+            raise Invalid.at("The message is in this queue already.", pointer="#/forward_to")
+        return queue
+
+    def _forward(self, desk: Desk, row: Message, target: QueueFacts, cause: Cause) -> None:
+        _start_over(row, desk.now)
+        move(desk, row, Status.PENDING, "order.forwarded", cause, into=target.id)
+        _end_lease(desk, row, cause)
+
+
+def _start_over(row: Message, now: int) -> None:
+    row.attempts = 0
+    row.lost_leases = 0
+    row.available_at = now
+    row.entered_at = now
+
+
+@dataclass(slots=True)
+class Nack(Settle):
+    verb: ClassVar[str] = "nack"
+
+    error: str = ""
+    delay_seconds: int | None = None
+    retry: bool = True
+    draw: Callable[[], float] = random.random
+
+    def settle(self, desk: Desk, row: Message) -> dict[str, Any]:
+        queue = desk.queue_of(row)
+        row.attempts += 1
+        row.last_error = self.error
+        cause = self.cause(row, error=self.error, reason="nack")
+        if row.cancel_requested_at is not None:
+            _finish(desk, row, Status.CANCELLED, cause)
+        elif not self.retry or row.attempts >= queue.max_attempts:
+            _finish(desk, row, Status.FAILED, cause)
+        else:
+            _put_back(desk, row, cause, desk.now + self._delay(queue, row))
+        return self.answer(desk, row)
+
+    def _delay(self, queue: QueueFacts, row: Message) -> int:
+        if self.delay_seconds is not None:
+            return self.delay_seconds * 1000
+        return backoff_ms(queue, row.attempts, self.draw)
+
+
+@dataclass(slots=True)
+class Release(Settle):
+    verb: ClassVar[str] = "release"
+    late: ClassVar[bool] = False
+
+    def settle(self, desk: Desk, row: Message) -> dict[str, Any]:
+        cause = self.cause(row, reason="released")
+        if row.cancel_requested_at is not None:
+            _finish(desk, row, Status.CANCELLED, cause)
+        else:
+            _put_back(desk, row, cause, desk.now)
+        return self.answer(desk, row)
+
+
+@dataclass(slots=True)
+class Extend(Settle):
+    verb: ClassVar[str] = "extend"
+    late: ClassVar[bool] = False
+
+    lease_seconds: int = 30
+
+    def settle(self, desk: Desk, row: Message) -> dict[str, Any]:
+        row.lease_expires_at = desk.now + self.lease_seconds * 1000
+        desk.touched.add(row.id)
+        return {
+            "lease_expires_at": stamp(row.lease_expires_at),
+            "cancel_requested": row.cancel_requested_at is not None,
+        }
+
+
+@dataclass(slots=True)
+class OnOrder(OnOne):
+    """A call of a producer, an admin or the customer himself."""
+
+    account: str
+    if_match: int | None = None
+    customer: str | None = None  # only his own; another's is not there
+
+    def find(self, desk: Desk) -> Message:
+        row = desk.row(self.id)
+        if self.customer is not None and row.customer != self.customer:
+            raise NotFound("There is no such message.")
+        if self.if_match is not None and row.version != self.if_match:
+            raise VersionMismatch
+        return row
+
+
+@dataclass(slots=True)
+class Cancel(OnOrder):
+    """Answers (message, order, whether it is done): a lease that lives is only asked."""
+
+    verb: ClassVar[str] = "cancel"
+
+    reason: str | None = None
+
+    def decide(self, desk: Desk) -> tuple[dict[str, Any], dict[str, Any], bool]:
+        row = self.find(desk)
+        cause = Cause(actor=self.account, error=self.reason)
+        if row.status is Status.PENDING:
+            _finish(desk, row, Status.CANCELLED, cause)
+        elif row.status is Status.PROCESSING and row.cancel_requested_at is None:
+            row.cancel_requested_at = desk.now
+            move(desk, row, Status.PROCESSING, "order.cancel_requested", cause)
+        elif row.status not in (Status.PROCESSING, Status.CANCELLED):
+            raise _illegal(row, "cancelled")
+        queue = desk.queue_of(row).name
+        done = row.status is Status.CANCELLED
+        return message_shape(row, queue), order_shape(row, queue), done
+
+
+def _illegal(row: Message, wish: str) -> IllegalTransition:
+    return IllegalTransition(
+        f"A message that is {row.status.value} cannot be {wish}.",
+        data={"current": row.status.value},
+    )
+
+
+def _revive(desk: Desk, row: Message, cause: Cause) -> None:
+    _start_over(row, desk.now)
+    if row.expires_at is not None and row.expires_at <= desk.now:
+        row.expires_at = None
+    _requeue(desk, row, cause, desk.now)
+
+
+@dataclass(slots=True)
+class Retry(OnOrder):
+    verb: ClassVar[str] = "retry"
+
+    def decide(self, desk: Desk) -> dict[str, Any]:
+        row = self.find(desk)
+        if row.status not in (Status.FAILED, Status.CANCELLED, Status.EXPIRED):
+            raise _illegal(row, "retried")
+        queue = desk.queue_of(row)
+        if queue.deleted:
+            raise IllegalTransition("Its queue was deleted.", data={"current": row.status.value})
+        _revive(desk, row, Cause(actor=self.account, reason="retried"))
+        return message_shape(row, queue.name)
+
+
+# --- many rows at once ----------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Sweep(Command):
+    """A step over rows that were found beforehand; each is looked at again under its lock.
+
+    Answers how many rows were moved. What another process holds is left for the next step.
+    """
+
+    patient: ClassVar[bool] = False
+
+    found: list[str]
+    account: str | None = None
+
+    @property
+    def ids(self) -> Sequence[str]:
+        return self.found
+
+    @property
+    def moves(self) -> int:
+        return len(self.found)
+
+    def decide(self, desk: Desk) -> int:
+        return sum(
+            1
+            for message_id in self.found
+            if message_id not in desk.held
+            and (row := desk.rows.get(message_id)) is not None
+            and self.sweep(desk, row)
+        )
+
+    def sweep(self, desk: Desk, row: Message) -> bool:
+        raise NotImplementedError
+
+
+@dataclass(slots=True)
+class Reap(Sweep):
+    """Leases that ran out. A message that goes back keeps its receipt until the next claim."""
+
+    verb: ClassVar[str] = "reap"
+
+    def sweep(self, desk: Desk, row: Message) -> bool:
+        expires = row.lease_expires_at
+        if row.status is not Status.PROCESSING or expires is None or expires > desk.now:
+            return False
+        row.lost_leases += 1
+        row.last_error = LATE
+        cause = Cause(worker=row.worker, error=LATE, reason="lease_expired")
+        if row.cancel_requested_at is not None:
+            _finish(desk, row, Status.CANCELLED, cause)
+        elif row.lost_leases >= desk.queue_of(row).max_lost_leases:
+            _finish(desk, row, Status.FAILED, cause)
+        else:
+            self._back(desk, row, cause)
+        return True
+
+    def _back(self, desk: Desk, row: Message, cause: Cause) -> None:
+        receipt, worker = row.receipt, row.worker
+        _put_back(desk, row, cause, desk.now)
+        if row.status is Status.PENDING:
+            row.receipt, row.worker = receipt, worker
+
+
+@dataclass(slots=True)
+class Expire(Sweep):
+    verb: ClassVar[str] = "expire"
+
+    def sweep(self, desk: Desk, row: Message) -> bool:
+        if row.status is not Status.PENDING or row.expires_at is None:
+            return False
+        if row.expires_at > desk.now:
+            return False
+        _finish(desk, row, Status.EXPIRED, Cause())
+        return True
+
+
+@dataclass(slots=True)
+class Purge(Sweep):
+    """Cancels what is pending; also how a forced delete empties its queue."""
+
+    verb: ClassVar[str] = "purge"
+
+    queue_id: int = 0
+    reason: str = "purged"
+
+    def sweep(self, desk: Desk, row: Message) -> bool:
+        if row.status is not Status.PENDING or row.queue_id != self.queue_id:
+            return False
+        _finish(desk, row, Status.CANCELLED, Cause(actor=self.account, error=self.reason))
+        return True
+
+
+@dataclass(slots=True)
+class Redrive(Sweep):
+    """Dead letters back to pending."""
+
+    verb: ClassVar[str] = "redrive"
+
+    queue_id: int = 0
+
+    def sweep(self, desk: Desk, row: Message) -> bool:
+        if row.status is not Status.FAILED or row.queue_id != self.queue_id:
+            return False
+        if desk.queue_of(row).deleted:
+            return False
+        _revive(desk, row, Cause(actor=self.account, reason="redriven"))
+        return True
+
+
+@dataclass(slots=True)
+class Prune(Sweep):
+    """Finished messages past their queue's retention: gone, with their keys."""
+
+    verb: ClassVar[str] = "prune"
+
+    retention_days: Mapping[int, int] = field(default_factory=dict)
+
+    def sweep(self, desk: Desk, row: Message) -> bool:
+        kept = self.retention_days.get(row.queue_id, 1) * DAY
+        if row.finished_at is None or row.finished_at + kept > desk.now:
+            return False
+        if row.id in desk.touched:
+            return False
+        del desk.rows[row.id]
+        desk.removed.append(row.id)
+        desk.counters.add(row.queue_id, row.status.value, -1)
+        return True
+
+
+Outcome = Any | Problem
+
+
+def run(desk: Desk, command: Command) -> Outcome:
+    """The answer of a command, or the Problem it ran into.
+
+    Raises:
+        Held: its row is locked by another process.
+    """
+    try:
+        return command.decide(desk)
+    except Problem as problem:
+        return problem

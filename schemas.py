@@ -1,0 +1,785 @@
+"""The shapes on the wire: what comes in is checked here, what goes out is made here.
+
+Incoming bodies are pydantic models, strict (an integer is an integer). Outgoing shapes
+are typed for the OpenAPI document by pydantic models too, and made by plain functions:
+nothing that we wrote ourselves is validated a second time on the hot path.
+"""
+
+import base64
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError, to_json
+
+import instants
+from errors import BadCursor
+from instants import stamp_or_none
+from models import Role, Status
+
+T = TypeVar("T")
+
+MAX_INT = 2**53 - 1
+MAX_BLOB = 16 * 1024
+MAX_DEPTH = 16
+MAX_BATCH = 1_000
+
+SKU = r"^[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}$"
+QUEUE_NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+USERNAME = r"^[a-z0-9][a-z0-9._@-]{0,63}$"
+KEY = re.compile(r"[\x21-\x7e]{1,255}")
+ORDER_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+
+
+# --- values ---------------------------------------------------------------------------
+
+
+def _instant(value: Any) -> Any:
+    """Times come as RFC 3339 text and nothing else."""
+    if not isinstance(value, str):
+        raise PydanticCustomError("instant", "a time is text: 2026-11-21T18:00:00Z")
+    try:
+        return instants.parse(value)
+    except (ValueError, OverflowError) as error:
+        raise PydanticCustomError("instant", "not a time: write 2026-11-21T18:00:00Z") from error
+
+
+def _clean(value: str) -> str:
+    """No NUL (PostgreSQL cannot store it) and no lone surrogate (no UTF-8 can)."""
+    if "\x00" in value or any("\ud800" <= char <= "\udfff" for char in value):
+        raise PydanticCustomError("text", "no NUL and no lone surrogate in a text")
+    return value
+
+
+def _walk(value: Any, depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise PydanticCustomError("depth", "nested deeper than 16")
+    if isinstance(value, str):
+        _clean(value)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise PydanticCustomError("number", "NaN and Infinity are not JSON")
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            _clean(key)
+            _walk(item, depth + 1)
+    elif isinstance(value, list):
+        for item in value:
+            _walk(item, depth + 1)
+
+
+def _blob(value: Any) -> Any:
+    """Free JSON: at most 16 KiB as we write it, at most 16 deep."""
+    _walk(value, 0)
+    if len(to_json(value)) > MAX_BLOB:
+        raise PydanticCustomError("size", "larger than 16 KiB")
+    return value
+
+
+def _bytes_at_most(limit: int) -> AfterValidator:
+    def check(value: str) -> str:
+        if len(value.encode()) > limit:
+            raise PydanticCustomError("size", "larger than {limit} bytes", {"limit": limit})
+        return value
+
+    return AfterValidator(check)
+
+
+def whole(low: int, high: int) -> Any:
+    """An integer between two bounds, both allowed."""
+    return Field(strict=True, ge=low, le=high)
+
+
+Instant = Annotated[
+    int,
+    BeforeValidator(_instant),
+    WithJsonSchema({"type": "string", "format": "date-time", "examples": ["2026-11-21T18:00:00Z"]}),
+]
+Text = Annotated[str, Field(strict=True), AfterValidator(_clean)]
+Label = Annotated[Text, Field(min_length=1, max_length=64)]
+ErrorText = Annotated[Text, Field(min_length=1, max_length=2048), _bytes_at_most(2048)]
+CustomerId = Annotated[str, Field(strict=True, pattern=SKU, examples=["c-7"])]
+Sku = Annotated[str, Field(strict=True, pattern=SKU, examples=["disc-001"])]
+QueueName = Annotated[str, Field(strict=True, pattern=QUEUE_NAME, examples=["payments"])]
+Username = Annotated[str, Field(strict=True, pattern=USERNAME, examples=["shop"])]
+Password = Annotated[Text, Field(min_length=12, max_length=128)]
+Receipt = Annotated[Text, Field(min_length=1, max_length=128)]
+IdempotencyKey = Annotated[str, Field(strict=True, pattern=r"^[\x21-\x7e]{1,255}$")]
+Cents = Annotated[int, whole(0, 10**12)]
+Blob = Annotated[Any, AfterValidator(_blob)]
+BlobObject = Annotated[dict[str, Any], AfterValidator(_blob)]
+LeaseSeconds = Annotated[int, whole(1, 43_200)]
+DelaySeconds = Annotated[int, whole(0, 2_592_000)]
+MessageId = Annotated[str, Field(strict=True, examples=["01a1ff43-dd00-7b3e-8f21-4c5d6e7f8091"])]
+
+
+def _null_is_absent(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: item for name, item in value.items() if item is not None}
+    return value
+
+
+class Body(BaseModel):
+    """A body: unknown fields are refused, `null` means left out."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def body_of(model: type[Body], value: Any) -> Body:
+    """Check a parsed body, without the nulls of its first level.
+
+    Raises:
+        pydantic.ValidationError: it does not fit.
+    """
+    return model.model_validate(_null_is_absent(value))
+
+
+# --- purchases and messages -----------------------------------------------------------
+
+
+class Item(Body):
+    sku: Sku
+    quantity: Annotated[int, whole(1, 10_000)]
+    amount_cents: Cents | None = Field(None, description="The line's total, in minor units.")
+
+
+class Purchase(Body):
+    """What a service posts into a queue."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "customer": "c-7",
+                    "items": [{"sku": "disc-001", "quantity": 2, "amount_cents": 1980}],
+                    "reference": "1042",
+                    "idempotency_key": "1042",
+                }
+            ]
+        }
+    )
+
+    customer: CustomerId
+    items: Annotated[list[Item], Field(min_length=1, max_length=100)]
+    currency: Annotated[str, Field(strict=True, pattern=r"^[A-Z]{3}$")] = "BRL"
+    reference: Label | None = Field(None, description="The shop's own number.")
+    priority: Annotated[int, whole(0, 9)] = 0
+    group: Label | None = None
+    delay_seconds: DelaySeconds | None = None
+    expires_at: Instant | None = Field(None, description="Counts while the message is pending.")
+    idempotency_key: IdempotencyKey | None = None
+    metadata: BlobObject = Field(default_factory=dict)
+
+    def total_cents(self) -> int | None:
+        """The sum of the lines, or None if one has no amount."""
+        total = 0
+        for item in self.items:
+            if item.amount_cents is None:
+                return None
+            total += item.amount_cents
+        return total
+
+    def fingerprint(self) -> str:
+        """The same for the same purchase, whatever its key, field order or left-out defaults."""
+        plain = self.model_dump(exclude={"idempotency_key"})
+        text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+class PurchaseBatch(Body):
+    messages: Annotated[list[Any], Field(min_length=1, max_length=MAX_BATCH)] = Field(
+        json_schema_extra={"items": {"$ref": "#/components/schemas/Purchase"}}
+    )
+
+
+class Claim(Body):
+    max: Annotated[int, whole(1, 100)] = 1
+    wait_seconds: Annotated[int, whole(0, 20)] = 0
+    lease_seconds: LeaseSeconds | None = None
+    worker: Annotated[Text, Field(min_length=1, max_length=100)] | None = None
+
+
+class Ack(Body):
+    receipt: Receipt
+    result: Blob = None
+    forward_to: QueueName | None = None
+
+
+class Nack(Body):
+    receipt: Receipt
+    error: ErrorText
+    delay_seconds: DelaySeconds | None = None
+    retry: Annotated[bool, Field(strict=True)] = True
+
+
+class Release(Body):
+    receipt: Receipt
+
+
+class Extend(Body):
+    receipt: Receipt
+    lease_seconds: LeaseSeconds
+
+
+class AckItem(Ack):
+    id: MessageId
+
+
+class NackItem(Nack):
+    id: MessageId
+
+
+class ReleaseItem(Release):
+    id: MessageId
+
+
+class ExtendItem(Extend):
+    id: MessageId
+
+
+def _many(item: str) -> Any:
+    return Field(
+        min_length=1,
+        max_length=MAX_BATCH,
+        json_schema_extra={"items": {"$ref": f"#/components/schemas/{item}"}},
+    )
+
+
+class Acks(Body):
+    acks: list[Any] = _many("AckItem")
+
+
+class Nacks(Body):
+    nacks: list[Any] = _many("NackItem")
+
+
+class Releases(Body):
+    releases: list[Any] = _many("ReleaseItem")
+
+
+class Extends(Body):
+    extends: list[Any] = _many("ExtendItem")
+
+
+class Cancel(Body):
+    reason: ErrorText | None = None
+
+
+class Nothing(Body):
+    """A call without a body; an empty object is as good."""
+
+
+# --- queues ---------------------------------------------------------------------------
+
+
+class QueueSettings(Body):
+    description: Annotated[Text, Field(max_length=2000)] = ""
+    lease_seconds: LeaseSeconds = 30
+    max_attempts: Annotated[int, whole(1, 100)] = 10
+    max_lost_leases: Annotated[int, whole(1, 100)] = 5
+    backoff_seconds: Annotated[int, whole(0, 900)] = 1
+    retention_days: Annotated[int, whole(1, 3650)] = 30
+
+
+class QueueIn(QueueSettings):
+    name: QueueName
+
+
+class Redrive(Body):
+    error_contains: ErrorText | None = None
+    customer: CustomerId | None = None
+    sku: Sku | None = None
+    finished_after: Instant | None = None
+    finished_before: Instant | None = None
+    limit: Annotated[int, whole(1, 10_000)] = 1000
+    dry_run: Annotated[bool, Field(strict=True)] = False
+
+
+# --- accounts and tickets -------------------------------------------------------------
+
+Roles = Annotated[list[Role], Field(min_length=1, max_length=5)]
+
+
+class AccountIn(Body):
+    username: Username
+    password: Password
+    roles: Roles
+    customer: CustomerId | None = None
+
+
+class AccountPatch(Body):
+    password: Password | None = None
+    roles: Roles | None = None
+    customer: CustomerId | None = None
+    active: Annotated[bool, Field(strict=True)] | None = None
+    revoke_tokens: Annotated[bool, Field(strict=True)] = False
+
+
+class SignIn(Body):
+    """Any text is a try: a password that cannot be right is just wrong."""
+
+    username: Annotated[Text, Field(max_length=256)]
+    password: Annotated[Text, Field(max_length=1024)]
+
+
+class SignInForm(SignIn):
+    """The OAuth 2 password form (RFC 6749, 4.3.2); what clients add is ignored."""
+
+    grant_type: Text | None = None
+    scope: Text | None = None
+    client_id: Text | None = None
+    client_secret: Text | None = None
+
+
+class Refresh(Body):
+    refresh_token: Annotated[Text, Field(max_length=4096)]
+
+
+class Register(Body):
+    username: Username
+    password: Password
+    email: (
+        Annotated[Text, Field(max_length=254, pattern=r"^[^@\s\x00-\x1f]+@[^@\s\x00-\x1f]+$")]
+        | None
+    ) = None
+
+
+class PasswordChange(Body):
+    current: Annotated[Text, Field(max_length=1024)]
+    new: Password
+
+
+Topic = Annotated[Text, Field(min_length=1, max_length=110)]
+Topics = Annotated[list[Topic], Field(min_length=1, max_length=64)]
+
+
+class TicketIn(Body):
+    topics: Topics
+    expires_in: Annotated[int, whole(60, 604_800)] = 900
+    max_streams: Annotated[int, whole(1, 12_000)] = 16
+
+
+class TicketRevoke(Body):
+    ticket: Annotated[Text, Field(max_length=16_384)]
+
+
+# --- query strings --------------------------------------------------------------------
+
+
+def _digits(value: Any) -> Any:
+    """Query values are text; an integer is its digits and nothing else."""
+    if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,17}", value, re.ASCII):
+        return int(value)
+    raise PydanticCustomError("integer", "an integer, written in digits")
+
+
+def _flag(value: Any) -> Any:
+    if value in ("true", "1"):
+        return True
+    if value in ("false", "0"):
+        return False
+    raise PydanticCustomError("flag", "true or false")
+
+
+Limit = Annotated[int, BeforeValidator(_digits), Field(ge=1, le=200)]
+Cursor = Annotated[Text, Field(max_length=512)]
+
+
+class Query(BaseModel):
+    """A query string: unknown and repeated parameters are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NoQuery(Query):
+    pass
+
+
+class PageQuery(Query):
+    cursor: Cursor | None = None
+    limit: Limit = 50
+
+
+class QueuesQuery(Query):
+    prefix: Annotated[str, Field(pattern=r"^[a-z0-9._-]{0,64}$")] = ""
+    cursor: Cursor | None = None
+    limit: Annotated[int, BeforeValidator(_digits), Field(ge=1, le=1000)] = 50
+
+
+class MessagesQuery(PageQuery):
+    status: Status | None = None
+    customer: CustomerId | None = None
+    group: Label | None = None
+    sku: Sku | None = None
+    reference: Label | None = None
+    error_contains: ErrorText | None = None
+    created_after: Instant | None = None
+    created_before: Instant | None = None
+    finished_after: Instant | None = None
+    finished_before: Instant | None = None
+
+    def filters(self) -> dict[str, Any]:
+        return self.model_dump(exclude={"cursor", "limit"}, exclude_none=True, mode="json")
+
+
+class OrdersQuery(PageQuery):
+    customer: CustomerId | None = None
+    status: Status | None = None
+    sku: Sku | None = None
+    reference: Label | None = None
+    created_after: Instant | None = None
+    created_before: Instant | None = None
+
+    def filters(self) -> dict[str, Any]:
+        return self.model_dump(exclude={"cursor", "limit"}, exclude_none=True, mode="json")
+
+
+class DeleteQueueQuery(Query):
+    force: Annotated[bool, BeforeValidator(_flag)] = False
+
+
+Start = Literal["earliest", "now"]
+
+
+class EventsQuery(Query):
+    """`topic` may repeat."""
+
+    topic: Annotated[list[Topic], Field(max_length=64)] = Field(default_factory=list)
+    last_event_id: Annotated[Text, Field(max_length=64)] | None = None
+    since: Annotated[Text, Field(max_length=40)] | None = None
+    ticket: Annotated[str, Field(max_length=16_384)] | None = None
+
+
+class HistoryQuery(Query):
+    """`topic` may repeat."""
+
+    topic: Annotated[list[Topic], Field(max_length=64)] = Field(default_factory=list)
+    after: Annotated[Text, Field(max_length=64)] | None = None
+    since: Annotated[Text, Field(max_length=40)] | None = None
+    limit: Limit = 50
+    ticket: Annotated[str, Field(max_length=16_384)] | None = None
+
+
+class TicketQuery(Query):
+    ticket: Annotated[str, Field(max_length=16_384)] | None = None
+
+
+class TicketPageQuery(PageQuery):
+    ticket: Annotated[str, Field(max_length=16_384)] | None = None
+
+
+# --- list cursors ---------------------------------------------------------------------
+
+
+def _filter_mark(filters: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(filters, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def make_cursor(last: str, filters: Mapping[str, Any]) -> str:
+    """Where the next page starts. Opaque to clients; bound to the filters it was made with."""
+    text = f"{_filter_mark(filters)}:{last}"
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def read_cursor(cursor: str | None, filters: Mapping[str, Any]) -> str | None:
+    """The place a cursor names.
+
+    Raises:
+        BadCursor: not one of ours, or made with other filters.
+    """
+    if cursor is None:
+        return None
+    try:
+        raw = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
+        mark, _, last = raw.decode().partition(":")
+    except ValueError as error:
+        raise BadCursor from error
+    if mark != _filter_mark(filters) or not last:
+        raise BadCursor
+    return last
+
+
+# --- what goes out --------------------------------------------------------------------
+
+
+class ItemOut(BaseModel):
+    sku: str
+    quantity: int
+    amount_cents: int | None
+
+
+class Tracking(BaseModel):
+    """A link to send to the customer, and the ticket in it."""
+
+    url: str
+    ticket: str
+    expires_at: str
+
+
+class MessageOut(BaseModel):
+    """A purchase as staff see it."""
+
+    id: str
+    reference: str | None
+    customer: str
+    queue: str
+    status: Status
+    version: int
+    cancel_requested: bool
+    items: list[ItemOut]
+    total_cents: int | None
+    currency: str
+    priority: int
+    group: str | None
+    metadata: dict[str, Any]
+    idempotency_key: str | None
+    attempts: int
+    lost_leases: int
+    available_at: str
+    expires_at: str | None
+    worker: str | None
+    lease_expires_at: str | None
+    last_error: str | None
+    result: Any
+    created_at: str
+    updated_at: str
+    finished_at: str | None
+
+
+class MessagePosted(MessageOut):
+    tracking: Tracking
+
+
+class MessageClaimed(MessageOut):
+    receipt: str
+    lease_epoch: int
+
+
+class Claimed(BaseModel):
+    messages: list[MessageClaimed]
+
+
+class OrderOut(BaseModel):
+    """A purchase as its customer sees it."""
+
+    id: str
+    reference: str | None
+    customer: str
+    queue: str
+    status: Status
+    version: int
+    cancel_requested: bool
+    items: list[ItemOut]
+    total_cents: int | None
+    currency: str
+    available_at: str
+    expires_at: str | None
+    position: int | None
+    position_exact: bool | None
+    eta_seconds: int | None
+    created_at: str
+    updated_at: str
+    finished_at: str | None
+
+
+class Settled(BaseModel):
+    """The answer to ack, nack and release."""
+
+    id: str
+    queue: str
+    status: Status
+    version: int
+
+
+class Extended(BaseModel):
+    lease_expires_at: str
+    cancel_requested: bool
+
+
+class ProblemError(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    detail: str
+    pointer: str | None = None
+    parameter: str | None = None
+    header: str | None = None
+
+
+class ProblemOut(BaseModel):
+    """RFC 9457."""
+
+    model_config = ConfigDict(extra="allow", title="Problem")
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    instance: str
+    errors: list[ProblemError]
+
+
+class Result(BaseModel):
+    status: int
+    id: str | None
+    problem: ProblemOut | None
+
+
+class Results(BaseModel):
+    accepted: int
+    results: list[Result]
+
+
+class ExtendResult(Result):
+    lease_expires_at: str | None
+    cancel_requested: bool | None
+
+
+class ExtendResults(BaseModel):
+    accepted: int
+    results: list[ExtendResult]
+
+
+class Counts(BaseModel):
+    pending: int
+    processing: int
+    completed: int
+    failed: int
+    cancelled: int
+    expired: int
+
+
+class QueueOut(BaseModel):
+    name: str
+    description: str
+    lease_seconds: int
+    max_attempts: int
+    max_lost_leases: int
+    backoff_seconds: int
+    retention_days: int
+    paused: bool
+    counts: Counts
+    oldest_pending_seconds: int | None
+    last_claim_at: str | None
+    version: int
+    created_at: str
+    updated_at: str
+
+
+class HistoryItem(BaseModel):
+    id: str
+    type: str
+    time: str
+    version: int
+    queue: str
+    previous_queue: str | None
+    status: Status
+    previous_status: Status | None
+    reason: str | None
+
+
+class StaffHistoryItem(HistoryItem):
+    actor: str | None
+    worker: str | None
+    error: str | None
+    result: Any
+
+
+class Failure(BaseModel):
+    error: str
+    count: int
+    oldest: str
+    newest: str
+    example_id: str
+
+
+class Failures(BaseModel):
+    items: list[Failure]
+
+
+class Purged(BaseModel):
+    cancelled: int
+    remaining: int
+
+
+class Redriven(BaseModel):
+    matched: int
+    redriven: int
+    refused: int
+    remaining: int
+
+
+class AccountOut(BaseModel):
+    username: str
+    roles: list[Role]
+    customer: str | None
+    active: bool
+    created_at: str
+    last_seen_at: str | None
+
+
+class Me(AccountOut):
+    scope: str
+    expires_at: str
+
+
+class Tokens(BaseModel):
+    access_token: str
+    token_type: Literal["bearer"]
+    expires_in: int
+    refresh_token: str
+    scope: str
+
+
+class TicketOut(BaseModel):
+    ticket: str
+    expires_at: str
+    url: str
+
+
+class CloudEvent(BaseModel):
+    specversion: Literal["1.0"]
+    id: str
+    source: str
+    type: str
+    subject: str
+    time: str
+    data: dict[str, Any]
+
+
+class EventPage(BaseModel):
+    items: list[CloudEvent]
+    next_cursor: str | None
+    head: str
+
+
+class Ready(BaseModel):
+    status: Literal["ok", "unavailable"]
+    checks: dict[str, str]
+
+
+class Page(BaseModel, Generic[T]):
+    items: list[T]
+    next_cursor: str | None
+
+
+def account_shape(account: Any) -> dict[str, Any]:
+    """An `Account`; `account` is a row of accounts."""
+    return {
+        "username": account.username,
+        "roles": account.roles.split(),
+        "customer": account.customer,
+        "active": bool(account.active),
+        "created_at": instants.stamp(account.created_at),
+        "last_seen_at": stamp_or_none(account.last_seen_at),
+    }
+
+
+def results_shape(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        "accepted": sum(1 for result in results if 200 <= result["status"] < 300),
+        "results": list(results),
+    }

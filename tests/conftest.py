@@ -1,0 +1,60 @@
+"""What tests share: the real services, once a session."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
+from typing import NoReturn, TypeVar
+
+import pytest
+
+from tests import services
+
+T = TypeVar("T")
+
+
+def absent(reason: str) -> NoReturn:
+    """A skip that says why; where everything must be there (CI=true), a failure."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def entered(stack: ExitStack, service: Callable[[], AbstractContextManager[T]]) -> T:
+    try:
+        return stack.enter_context(service())
+    except services.Missing as missing:
+        absent(str(missing))
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[services.Postgres]:
+    """A PostgreSQL cluster; POSTGRES_FROM=wheel takes the newer one of the wheel."""
+    source = os.environ.get("POSTGRES_FROM", "any")
+    with ExitStack() as stack:
+        yield entered(stack, lambda: services.postgres(source))
+
+
+@pytest.fixture
+def postgres_url(postgres_server: services.Postgres) -> Iterator[str]:
+    """The URL of an empty database of its own."""
+    name = postgres_server.create()
+    yield postgres_server.url(name)
+    postgres_server.drop(name)
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[services.RedisServer]:
+    """A Redis; a test that kills or freezes it brings it back."""
+    with ExitStack() as stack:
+        yield entered(stack, services.redis)
+
+
+@pytest.fixture
+def start_server() -> Iterator[Callable[..., services.Server]]:
+    """Start the service: `start_server(DATABASE_URL=…)`. All end with the test."""
+    with ExitStack() as stack:
+
+        def start(**settings: str) -> services.Server:
+            return stack.enter_context(services.Server(**settings))
+
+        yield start

@@ -1,0 +1,1616 @@
+"""The live path inside one process. Time is the loop's own and jumps: no test waits."""
+
+import asyncio
+import json
+import re
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hub import (
+    Frame,
+    Hub,
+    Limits,
+    ReadGreeting,
+    ReadSnapshot,
+    Snapshot,
+    Start,
+    Subscriber,
+    Window,
+    control,
+    event_id,
+    goodbye,
+    parse_id,
+)
+
+T = TypeVar("T")
+NOW = 1_795_284_000_000  # 2026-11-21T18:00:00Z
+EPOCH = "k3f9a2c1"
+
+
+class JumpingLoop(asyncio.SelectorEventLoop):
+    """A loop whose clock jumps to the next timer when nothing else is to do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.moment = 1_000.0
+
+    def time(self) -> float:
+        return self.moment
+
+    def _run_once(self) -> None:
+        ready: Any = getattr(self, "_ready")  # noqa: B009
+        timers: Any = getattr(self, "_scheduled")  # noqa: B009
+        if not ready and timers:
+            self.moment = max(self.moment, timers[0].when())
+        super()._run_once()  # type: ignore[misc]
+
+
+def play(scene: Coroutine[Any, Any, T]) -> T:
+    with asyncio.Runner(loop_factory=JumpingLoop) as runner:
+        return runner.run(scene)
+
+
+async def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    """Turns of the loop until something holds; fails after a (jumping) deadline."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    while not condition():
+        assert asyncio.get_running_loop().time() < deadline, "it never came"
+        await asyncio.sleep(0.001)
+
+
+async def turns(n: int = 10) -> None:
+    for _ in range(n):
+        await asyncio.sleep(0)
+
+
+def frame(
+    seq: int,
+    *topics: str,
+    epoch: str = EPOCH,
+    wakes: str | None = None,
+    size: int = 0,
+) -> Frame:
+    block = f"id: {epoch}-{seq}\nevent: order.created\ndata: {'x' * size}{seq}\n\n"
+    return Frame(seq, topics or ("queue:a",), wakes, block.encode())
+
+
+@dataclass
+class Log:
+    """What the database would say."""
+
+    epoch: str = EPOCH
+    floor: int = 0
+    frames: list[Frame] = field(default_factory=list[Frame])
+    window: int = 20_000
+    asked: list[tuple[int, frozenset[str] | None]] = field(
+        default_factory=list[tuple[int, frozenset[str] | None]]
+    )
+    gate: Callable[[], Awaitable[None]] | None = None
+    broken: bool = False
+    base: int = 0  # number before the first of `frames`
+
+    @property
+    def head(self) -> int:
+        return self.base + len(self.frames)
+
+    def grow(self, n: int, *topics: str, size: int = 0) -> list[Frame]:
+        first = self.head + 1
+        new = [frame(s, *topics, epoch=self.epoch, size=size) for s in range(first, first + n)]
+        self.frames += new
+        return new
+
+    async def read(self, after: int, topics: frozenset[str] | None) -> Window:
+        self.asked.append((after, topics))
+        if self.gate is not None:
+            await self.gate()
+        await asyncio.sleep(0)
+        if self.broken:
+            raise ConnectionError("no database")
+        upto = max(after, min(after + self.window, self.head))
+        kept = self.frames[max(0, max(after, self.floor) - self.base) : max(0, upto - self.base)]
+        found = [f for f in kept if topics is None or not topics.isdisjoint(f.topics)]
+        return Window(self.epoch, self.head, self.floor, upto, found)
+
+
+class Client:
+    """What one stream wrote, and how fast it is read."""
+
+    def __init__(self) -> None:
+        self.writes: list[bytes] = []
+        self.open = asyncio.Event()
+        self.open.set()
+        self.task: asyncio.Task[str] | None = None
+
+    async def write(self, data: bytes) -> None:
+        self.writes.append(data)
+        await self.open.wait()
+
+    @property
+    def text(self) -> str:
+        return b"".join(self.writes).decode()
+
+    @property
+    def blocks(self) -> list[dict[str, str]]:
+        """The events a browser would see; comment lines are no part of them."""
+        lines = re.sub(r"(?m)^:\n", "", self.text)
+        blocks = [block for block in lines.split("\n\n") if block]
+        return [dict(line.split(": ", 1) for line in block.split("\n")) for block in blocks]
+
+    def named(self, name: str) -> list[dict[str, str]]:
+        return [block for block in self.blocks if block["event"] == name]
+
+    @property
+    def events(self) -> list[int]:
+        return [int(b["id"].rpartition("-")[2]) for b in self.named("order.created")]
+
+    def data(self, name: str) -> list[dict[str, Any]]:
+        return [json.loads(block["data"]) for block in self.named(name)]
+
+    async def ended(self) -> str:
+        assert self.task is not None
+        return await self.task
+
+
+@dataclass
+class Stage:
+    hub: Hub
+    log: Log
+    tasks: list[asyncio.Task[str]] = field(default_factory=list[asyncio.Task[str]])
+
+    def join(
+        self,
+        start: Start | None = None,
+        *topics: str,
+        client: Client | None = None,
+        owner: object = None,
+        expires_at: int | None = None,
+        snapshot: ReadSnapshot | None = None,
+        greeting: ReadGreeting | None = None,
+    ) -> Client:
+        client = client or Client()
+        one = self.hub.subscribe(
+            topics or ("queue:a",),
+            start or Start.now(),
+            owner=owner,
+            expires_at=expires_at,
+            snapshot=snapshot,
+            greeting=greeting,
+        )
+        return self.run(one, client)
+
+    def run(self, one: Subscriber, client: Client) -> Client:
+        client.task = asyncio.create_task(one.run(client.write))
+        self.tasks.append(client.task)
+        return client
+
+    async def commit(self, n: int, *topics: str, size: int = 0) -> list[Frame]:
+        """Events are written and come by at once; streams that began are live by then."""
+        await turns()
+        new = self.log.grow(n, *topics, size=size)
+        self.hub.feed(self.log.epoch, new[0].seq, new)
+        await asyncio.sleep(0.01)
+        return new
+
+    def look(self) -> None:
+        self.hub.look(self.log.epoch, self.log.head, self.log.floor)
+
+
+Scene = Callable[[Stage], Coroutine[Any, Any, None]]
+
+
+def on_stage(scene: Scene, log: Log | None = None, limits: Limits | None = None) -> None:
+    """Plays a scene with a hub that begins at the log's head."""
+
+    async def perform() -> None:
+        shown = log or Log()
+        hub = Hub(shown.read, limits=limits, clock=lambda: NOW)
+        hub.start(shown.epoch, shown.head, shown.floor)
+        stage = Stage(hub, shown)
+        try:
+            await scene(stage)
+            assert hub.alive
+        finally:
+            for task in stage.tasks:
+                task.cancel()
+            await asyncio.gather(*stage.tasks, return_exceptions=True)
+            await hub.stop()
+        assert hub.stats.streams == 0
+        assert not hub.has_subscribers("queue:a")
+
+    play(perform())
+
+
+def grown(n: int, **settings: Any) -> Log:
+    log = Log(**settings)
+    log.grow(n)
+    return log
+
+
+# --- frames -----------------------------------------------------------------------------
+
+
+def test_control_frames_are_exact() -> None:
+    """A control frame is one block: fields, compact JSON, a blank line."""
+    assert control("bookmark", {"head": "e-9"}, "e-9") == (
+        b'id: e-9\nevent: bookmark\ndata: {"head":"e-9"}\n\n'
+    )
+    assert goodbye("shutdown", 3100) == (
+        b'retry: 3100\nevent: goodbye\ndata: {"reason":"shutdown","reconnect_ms":3100}\n\n'
+    )
+    assert goodbye("expired", None) == (
+        b'event: goodbye\ndata: {"reason":"expired","reconnect_ms":null}\n\n'
+    )
+
+
+@pytest.mark.parametrize("evil", ["a\nb", "a\rb", "a\0b"])
+def test_nobody_forges_a_field(evil: str) -> None:
+    """A line break in a name, an id or a topic is refused where it is made."""
+
+    async def scene(stage: Stage) -> None:
+        with pytest.raises(ValueError, match="line break"):
+            stage.hub.subscribe([f"order:{evil}"], Start.now())
+
+    on_stage(scene)
+    with pytest.raises(ValueError, match="line break"):
+        control(evil, {})
+    with pytest.raises(ValueError, match="line break"):
+        control("x", {}, evil)
+    assert b"\\n" in control("x", {"a": "\n"})
+
+
+@pytest.mark.parametrize(
+    "text, found",
+    [
+        ("k3f9a2c1-1042", ("k3f9a2c1", 1042)),
+        ("e-0", ("e", 0)),
+        ("", None),
+        ("-1", None),
+        ("e-", None),
+        ("e-1\n", None),
+        ("e-01", None),
+        ("e--1", None),
+        ("e-٣", None),
+        ("e-" + "9" * 17, None),
+        ("é-1", None),
+    ],
+)
+def test_ids_are_read_strictly(text: str, found: tuple[str, int] | None) -> None:
+    """Only what the hub wrote itself is a cursor."""
+    assert parse_id(text) == found
+    if found:
+        assert event_id(*found) == text
+
+
+# --- hello, start and reset ---------------------------------------------------------------
+
+
+def test_hello_comes_first_and_is_exact() -> None:
+    """hello has retry, the cursor it goes on from, and when the stream ends."""
+
+    async def scene(stage: Stage) -> None:
+        client = stage.join(expires_at=NOW + 60_000)
+        await turns()
+        assert re.fullmatch(
+            rb"retry: \d{3,4}\nid: k3f9a2c1-3\nevent: hello\n"
+            rb'data: {"epoch":"k3f9a2c1","head":"k3f9a2c1-3","heartbeat_seconds":15,'
+            rb'"expires_at":"2026-11-21T18:01:00.000Z"}\n\n',
+            client.writes[0],
+        )
+        await stage.commit(1)
+        assert client.events == [4]
+
+    on_stage(scene, grown(3))
+
+
+def test_hello_tells_the_lifetime_where_the_credential_lasts_longer() -> None:
+    """expires_at is whichever ends first."""
+
+    async def scene(stage: Stage) -> None:
+        client = stage.join(expires_at=NOW + 86_400_000)
+        await turns()
+        assert client.data("hello")[0]["expires_at"] == "2026-11-21T18:11:40.250Z"
+
+    on_stage(scene, limits=Limits(lifetime=(700.25, 700.25)))
+
+
+def test_resumes_from_the_ring_without_the_log() -> None:
+    """What the ring holds costs the database nothing."""
+
+    async def scene(stage: Stage) -> None:
+        await stage.commit(5)
+        client = stage.join(Start.after(EPOCH, 2))
+        await turns()
+        assert client.named("hello")[0]["id"] == "k3f9a2c1-2"
+        assert client.events == [3, 4, 5]
+        await stage.commit(1)
+        assert client.events == [3, 4, 5, 6]
+        assert stage.log.asked == []
+
+    on_stage(scene)
+
+
+def test_two_thousand_resume_from_the_ring() -> None:
+    """A storm of reconnects reads no database."""
+
+    async def scene(stage: Stage) -> None:
+        await stage.commit(50, "queue:a")
+        clients = [stage.join(Start.resume(f"{EPOCH}-{n % 50}")) for n in range(2_000)]
+        await until(lambda: all(50 in client.events for client in clients[-50:]))
+        for n, client in enumerate(clients):
+            assert client.events == list(range(n % 50 + 1, 51))
+        assert stage.log.asked == []
+
+    on_stage(scene)
+
+
+def test_replays_from_the_log_in_windows() -> None:
+    """Beyond the ring the log is read in windows, each followed by a bookmark, then live."""
+
+    async def scene(stage: Stage) -> None:
+        client = stage.join(Start.after(EPOCH, 1))
+        await until(lambda: len(client.named("bookmark")) == 3)
+        assert client.events == list(range(2, 11))
+        assert [block["id"] for block in client.named("bookmark")] == [
+            f"{EPOCH}-{n}" for n in (5, 9, 10)
+        ]
+        assert client.data("bookmark")[0] == {"head": "k3f9a2c1-10"}
+        await stage.commit(1)
+        assert client.events[-1] == 11
+        assert [after for after, _ in stage.log.asked] == [1, 5, 9]
+
+    on_stage(scene, grown(10, window=4))
+
+
+def test_a_quiet_window_moves_the_cursor() -> None:
+    """A replay that finds nothing still says how far it came, and shows nothing foreign."""
+
+    async def scene(stage: Stage) -> None:
+        client = stage.join(Start.after(EPOCH, 0), "order:none")
+        await until(lambda: len(client.named("bookmark")) == 2)
+        assert client.events == []
+
+    on_stage(scene, grown(8, window=4))
+
+
+def test_what_the_log_gives_too_much_is_not_shown() -> None:
+    """Replayed events are matched against the topics once more."""
+
+    async def scene(stage: Stage) -> None:
+        log = stage.log
+
+        async def careless(after: int, _topics: frozenset[str] | None) -> Window:
+            return await log.read(after, None)
+
+        hub = Hub(careless)
+        hub.start(EPOCH, log.head)
+        client = Stage(hub, log).run(hub.subscribe(["order:1"], Start.after(EPOCH, 0)), Client())
+        await until(lambda: bool(client.named("bookmark")))
+        assert client.events == []
+        await hub.stop()
+        assert await client.ended() == "shutdown"
+
+    on_stage(scene, grown(3))
+
+
+@pytest.mark.parametrize(
+    "start, reason",
+    [
+        (Start.after(EPOCH, 3), "pruned"),
+        (Start.after("elsewhere", 9), "epoch"),
+        (Start.after(EPOCH, 99), "unknown"),
+        (Start.resume("rubbish"), "unknown"),
+        (Start.reset("pruned"), "pruned"),
+    ],
+)
+def test_reset_says_why_and_goes_on_from_the_head(start: Start, reason: str) -> None:
+    """A cursor that cannot be resumed is told so at once, never silently short."""
+
+    async def scene(stage: Stage) -> None:
+        client = stage.join(start)
+        await until(lambda: bool(client.named("reset")))
+        assert "id" not in client.named("hello")[0]
+        assert client.named("reset")[0]["id"] == "k3f9a2c1-9"
+        assert client.data("reset") == [
+            {"reason": reason, "oldest": "k3f9a2c1-4", "head": "k3f9a2c1-9"}
+        ]
+        await stage.commit(1)
+        assert client.events == [10]
+        assert stage.hub.stats.resets == 1
+
+    on_stage(scene, grown(9, floor=4))
+
+
+def test_a_cursor_at_the_floor_is_resumed() -> None:
+    """The floor itself is still a good cursor."""
+
+    async def scene(stage: Stage) -> None:
+        client = stage.join(Start.after(EPOCH, 4))
+        await until(lambda: client.events == [5, 6, 7, 8, 9])
+        assert client.named("reset") == []
+
+    on_stage(scene, grown(9, floor=4))
+
+
+def test_a_cursor_ahead_of_this_process_is_no_mistake() -> None:
+    """Another process was faster: the log judges the cursor, and the hub catches up."""
+
+    async def scene(stage: Stage) -> None:
+        stage.log.grow(5)
+        client = stage.join(Start.after(EPOCH, 4))
+        await until(lambda: client.events == [5])
+        assert client.named("hello")[0]["id"] == "k3f9a2c1-4"
+        assert stage.hub.head == 5
+
+    on_stage(scene)
+
+
+def test_a_cursor_of_an_epoch_this_process_has_not_seen() -> None:
+    """Another process moved to the new epoch first: its cursors are good here too."""
+
+    async def scene(stage: Stage) -> None:
+        live = stage.join()
+        await turns()
+        stage.log.epoch, stage.log.frames = "new", []
+        stage.log.grow(3)
+        client = stage.join(Start.after("new", 3))
+        await until(lambda: bool(client.named("hello")))
+        assert client.named("hello")[0]["id"] == "new-3"
+        await stage.commit(1)
+        assert client.named("reset") == []
+        assert client.events == [4]
+        assert live.data("reset")[0]["reason"] == "epoch"
+
+    on_stage(scene, grown(7))
+
+
+def test_pruned_while_it_waits_for_its_turn() -> None:
+    """The floor is read with each window: what went meanwhile is a reset, not a hole."""
+
+    async def scene(stage: Stage) -> None:
+        stage.log.floor = 6
+        client = stage.join(Start.after(EPOCH, 2))
+        await until(lambda: bool(client.named("reset")))
+        assert client.data("reset")[0]["reason"] == "pruned"
+        assert client.events == []
+
+    on_stage(scene, grown(9))
+
+
+def test_no_database_ends_a_replay_politely() -> None:
+    """A stream that cannot be replayed says goodbye and may come again."""
+
+    async def scene(stage: Stage) -> None:
+        live = stage.join()
+        await turns()
+        stage.log.broken = True
+        lost = stage.join(Start.after(EPOCH, 0))
+        ahead = stage.join(Start.after(EPOCH, 99))
+        assert await lost.ended() == "overloaded"
+        assert await ahead.ended() == "overloaded"
+        assert ahead.named("hello") == []
+        assert lost.data("goodbye")[0]["reconnect_ms"] >= 500
+        assert stage.hub.stats.log_errors >= 2
+        stage.log.broken = False
+        await stage.commit(1)
+        assert live.events == [4]
+
+    on_stage(scene, grown(3))
+
+
+def test_a_read_that_never_answers_has_an_end() -> None:
+    """Nothing waits for ever."""
+
+    async def scene(stage: Stage) -> None:
+        async def stuck() -> None:
+            await asyncio.Event().wait()
+
+        stage.log.gate = stuck
+        clients = [stage.join(Start.after(EPOCH, 0)) for _ in range(9)]
+        assert {await client.ended() for client in clients} == {"overloaded"}
+
+    on_stage(scene, grown(3))
+
+
+def test_few_replays_read_the_log_at_once() -> None:
+    """A storm past the ring does not empty the pool of connections."""
+
+    async def scene(stage: Stage) -> None:
+        running = peak = 0
+
+        async def busy() -> None:
+            nonlocal running, peak
+            running += 1
+            peak = max(peak, running)
+            await asyncio.sleep(0.01)
+            running -= 1
+
+        stage.log.gate = busy
+        clients = [stage.join(Start.after(EPOCH, 0)) for _ in range(40)]
+        await until(lambda: all(client.events == [1, 2, 3] for client in clients))
+        assert peak == Limits().log_reads
+
+    on_stage(scene, grown(3))
+
+
+# --- snapshot and greeting ------------------------------------------------------------------
+
+
+def shot(seq: int, epoch: str = EPOCH) -> Snapshot:
+    frames = [control("snapshot", {"more": True}), control("snapshot", {}, event_id(epoch, seq))]
+    return Snapshot(epoch, seq, frames)
+
+
+def test_a_snapshot_then_all_that_follows_it() -> None:
+    """The stream goes on exactly after the snapshot, even one ahead of this process."""
+
+    async def scene(stage: Stage) -> None:
+        async def read() -> Snapshot:
+            return shot(5)
+
+        client = stage.join(Start.snapshot(), snapshot=read)
+        await until(lambda: len(client.named("snapshot")) == 2)
+        assert "id" not in client.named("hello")[0]
+        await stage.commit(4)
+        assert client.events == [6, 7]
+        assert [block["event"] for block in client.blocks[:3]] == ["hello", "snapshot", "snapshot"]
+
+    on_stage(scene, grown(3))
+
+
+def test_a_reset_is_followed_by_the_snapshot() -> None:
+    """Where a snapshot follows, the reset itself moves no cursor."""
+
+    async def scene(stage: Stage) -> None:
+        async def read() -> Snapshot:
+            return shot(stage.log.head, stage.log.epoch)
+
+        client = stage.join(Start.reset("unknown"), snapshot=read)
+        await until(lambda: len(client.named("snapshot")) == 2)
+        assert "id" not in client.named("reset")[0]
+        await stage.commit(1)
+        assert client.events == [4]
+
+    on_stage(scene, grown(3))
+
+
+def test_a_snapshot_of_an_epoch_that_is_new_here() -> None:
+    """A snapshot is never mixed with events of another epoch."""
+
+    async def scene(stage: Stage) -> None:
+        stage.log.epoch, stage.log.frames = "new", []
+        stage.log.grow(2)
+
+        async def read() -> Snapshot:
+            return shot(stage.log.head, stage.log.epoch)
+
+        client = stage.join(Start.snapshot(), snapshot=read)
+        await until(lambda: len(client.named("snapshot")) == 2)
+        await stage.commit(1)
+        assert client.events == [3]
+        assert client.named("snapshot")[-1]["id"] == "new-2"
+
+    on_stage(scene, grown(3))
+
+
+def test_a_greeting_follows_hello_and_each_reset() -> None:
+    """What a topic says first comes after hello, and again when everything may be new."""
+
+    async def scene(stage: Stage) -> None:
+        async def read() -> list[bytes]:
+            return [control("counts", {})]
+
+        client = stage.join(greeting=read)
+        await until(lambda: len(client.named("counts")) == 1)
+        stage.log.epoch, stage.log.frames = "new", []
+        stage.look()
+        await until(lambda: len(client.named("counts")) == 2)
+        order = [block["event"] for block in client.blocks]
+        assert order == ["hello", "counts", "reset", "counts"]
+
+    on_stage(scene)
+
+
+def test_nothing_older_follows_the_greeting() -> None:
+    """Control frames from before the greeting was read would put back old values."""
+
+    async def scene(stage: Stage) -> None:
+        async def read() -> list[bytes]:
+            return [control("counts", {"n": 2})]
+
+        client = Client()
+        client.open.clear()
+        stage.join(client=client, greeting=read)
+        await turns()
+        stage.hub.send("queue:a", control("counts", {"n": 1}))
+        await asyncio.sleep(0.01)
+        client.open.set()
+        await asyncio.sleep(0.01)
+        assert client.data("counts") == [{"n": 2}]
+
+    on_stage(scene)
+
+
+# --- the feed -------------------------------------------------------------------------------
+
+
+def test_out_of_order_and_doubled_feeds_come_out_in_sequence() -> None:
+    """Events go out once, in order, however they come in; a gap that closes reads nothing."""
+
+    async def scene(stage: Stage) -> None:
+        client = stage.join()
+        await turns()
+        new = stage.log.grow(6)
+        hub = stage.hub
+        for first, upto in ((5, 6), (3, 4), (3, 6), (1, 2), (1, 6), (6, 6)):
+            hub.feed(EPOCH, first, new[first - 1 : upto])
+        await asyncio.sleep(1)
+        assert client.events == [1, 2, 3, 4, 5, 6]
+        assert hub.head == 6
+        assert stage.log.asked == []
+
+    on_stage(scene)
+
+
+def test_a_gap_that_stays_is_read_from_the_log() -> None:
+    """What was lost on the way is found in the log a few milliseconds later."""
+
+    async def scene(stage: Stage) -> None:
+        client = stage.join()
+        await turns()
+        new = stage.log.grow(5)
+        stage.hub.feed(EPOCH, 4, new[3:])
+        await asyncio.sleep(0.05)
+        assert client.events == [1, 2, 3, 4, 5]
+        assert stage.log.asked == [(0, None)]
+        assert stage.hub.stats.gaps == 1
+
+    on_stage(scene)
+
+
+def test_without_redis_the_look_finds_everything() -> None:
+    """A look that is ahead reads the log, in as many windows as it takes."""
+
+    async def scene(stage: Stage) -> None:
+        client = stage.join()
+        await turns()
+        stage.log.grow(10)
+        stage.look()
+        await until(lambda: client.events == list(range(1, 11)))
+        assert [after for after, _ in stage.log.asked] == [0, 4, 8]
+
+    on_stage(scene, Log(window=4))
+
+
+def test_a_log_that_fails_is_asked_again() -> None:
+    """While the database is away the live streams stay, and then miss nothing."""
+
+    async def scene(stage: Stage) -> None:
+        client = stage.join()
+        await turns()
+        stage.log.grow(3)
+        stage.log.broken = True
+        stage.look()
+        await asyncio.sleep(2)
+        assert client.events == []
+        assert 3 < len(stage.log.asked) < 12, "it hurries or it gives up"
+        stage.log.broken = False
+        await until(lambda: client.events == [1, 2, 3])
+
+    on_stage(scene)
+
+
+def test_what_waits_for_a_gap_is_bounded() -> None:
+    """Frames too far ahead are dropped: the log has them."""
+
+    async def scene(stage: Stage) -> None:
+        client = stage.join()
+        await turns()
+        new = stage.log.grow(50)
+        stage.hub.feed(EPOCH, 2, new[1:])
+        assert stage.hub.stats.ahead_dropped == 39
+        await until(lambda: client.events == list(range(1, 51)))
+
+    on_stage(scene, limits=Limits(ahead_frames=10))
+
+
+def test_what_came_in_sequence_after_all_no_longer_waits() -> None:
+    """Frames that were kept for later and then came again do not fill the bound."""
+
+    async def scene(stage: Stage) -> None:
+        for _ in range(30):
+            new = stage.log.grow(3)
+            stage.hub.feed(EPOCH, new[2].seq, new[2:])
+            stage.hub.feed(EPOCH, new[0].seq, new)
+        assert stage.hub.head == 90
+        assert stage.hub.stats.ahead_dropped == 0
+
+    on_stage(scene, limits=Limits(ahead_frames=10))
+
+
+def test_a_log_that_cannot_be_read_on_is_told_not_retried_for_ever() -> None:
+    """Where the log shows nothing although it says there is more, streams are told."""
+
+    async def scene(stage: Stage) -> None:
+        client = stage.join()
+        await turns()
+        stage.log.grow(3)
+        stage.log.window = 0
+        stage.look()
+        await until(lambda: bool(client.named("reset")))
+        assert client.data("reset")[0]["head"] == "k3f9a2c1-3"
+
+    on_stage(scene)
+
+
+def test_a_number_that_does_not_exist_is_asked_for_once() -> None:
+    """A wrong number on the channel does not make the hub read the log for ever."""
+
+    async def scene(stage: Stage) -> None:
+        client = stage.join()
+        stage.hub.look(EPOCH, 10**15)
+        await asyncio.sleep(5)
+        assert len(stage.log.asked) == 1
+        await stage.commit(1)
+        assert client.events == [1]
+
+    on_stage(scene)
+
+
+def test_an_old_look_changes_nothing() -> None:
+    """A look that was overtaken is ignored."""
+
+    async def scene(stage: Stage) -> None:
+        client = stage.join()
+        await stage.commit(3)
+        stage.hub.look(EPOCH, 1)
+        await asyncio.sleep(1)
+        assert (stage.hub.head, client.named("reset"), stage.log.asked) == (3, [], [])
+
+    on_stage(scene)
+
+
+def test_a_new_epoch_resets_every_stream() -> None:
+    """After a restore each stream is told, and goes on from the new head."""
+
+    async def scene(stage: Stage) -> None:
+        clients = [stage.join(), stage.join(Start.now(), "order:1")]
+        await stage.commit(4)
+        stage.log.epoch, stage.log.frames = "new", []
+        stage.log.grow(2)
+        stage.look()
+        await until(lambda: all(client.named("reset") for client in clients))
+        for client in clients:
+            assert client.data("reset")[0] == {
+                "reason": "epoch",
+                "oldest": "new-0",
+                "head": "new-2",
+            }
+            assert client.named("reset")[0]["id"] == "new-2"
+        await stage.commit(1)
+        assert clients[0].events == [1, 2, 3, 4, 3]
+        assert (stage.hub.epoch, stage.hub.head) == ("new", 3)
+
+    on_stage(scene)
+
+
+def test_nothing_of_the_old_epoch_follows_the_reset() -> None:
+    """What was due or waited when the log began anew is gone with the old numbers."""
+
+    async def scene(stage: Stage) -> None:
+        client = stage.join()
+        await turns()
+        old = stage.log.grow(9)
+        stage.hub.feed(EPOCH, 1, old[:1])
+        await turns()
+        stage.hub.feed(EPOCH, 2, old[1:2])  # due at the next tick
+        stage.hub.feed(EPOCH, 6, old[5:])  # waits for 3 to 5
+        stage.log.epoch, stage.log.frames = "new", []
+        stage.log.grow(1)
+        stage.look()
+        await until(lambda: bool(client.named("reset")))
+        await asyncio.sleep(1)
+        assert client.events == [1]
+        await stage.commit(4)
+        assert [block.get("id") for block in client.blocks[2:]] == [f"new-{n}" for n in range(1, 6)]
+
+    on_stage(scene)
+
+
+def test_a_feed_of_another_epoch_is_ignored_and_looked_into() -> None:
+    """Only the log says which epoch holds; rumours are asked about once."""
+
+    async def scene(stage: Stage) -> None:
+        client = stage.join()
+        await turns()
+        for _ in range(5):
+            stage.hub.feed("rumour", 1, [frame(1, epoch="rumour")])
+            await asyncio.sleep(0.1)
+        assert (client.events, client.named("reset")) == ([], [])
+        assert len(stage.log.asked) == 1
+        stage.log.epoch = "new"
+        stage.hub.feed("new", 1, [frame(1, epoch="new")])
+        await until(lambda: stage.hub.epoch == "new")
+
+    on_stage(scene)
+
+
+def test_a_process_that_slept_past_the_floor_says_so() -> None:
+    """What was pruned before this process saw it is a reset, not a hole."""
+
+    async def scene(stage: Stage) -> None:
+        client = stage.join()
+        await turns()
+        stage.log.grow(9)
+        stage.log.floor = 5
+        stage.look()
+        await until(lambda: bool(client.named("reset")))
+        assert client.data("reset")[0]["reason"] == "pruned"
+        await stage.commit(1)
+        assert client.events == [10]
+
+    on_stage(scene)
+
+
+def test_catch_up_fills_the_ring_before_the_first_stream() -> None:
+    """After a restart the ring can be filled, so that a storm of reconnects reads nothing."""
+
+    async def perform() -> None:
+        log = grown(10)
+        hub = Hub(log.read)
+        hub.start(EPOCH, 2)
+        assert await hub.catch_up() == 10
+        reads = len(log.asked)
+        stage = Stage(hub, log)
+        client = stage.join(Start.after(EPOCH, 2))
+        await until(lambda: client.events == list(range(3, 11)))
+        assert len(log.asked) == reads
+        await hub.stop()
+        assert await client.ended() == "shutdown"
+
+    play(perform())
+
+
+# --- fan-out --------------------------------------------------------------------------------
+
+
+def test_one_write_per_tick_of_the_same_bytes() -> None:
+    """What is due within a tick is joined once for all streams of the same topics."""
+
+    async def scene(stage: Stage) -> None:
+        clients = [stage.join() for _ in range(100)]
+        await turns()
+        for seq, new in enumerate(stage.log.grow(5), 1):
+            stage.hub.feed(EPOCH, seq, [new])
+        await turns()
+        assert {len(client.writes) for client in clients} == {2}
+        assert {id(client.writes[1]) for client in clients} == {id(clients[0].writes[1])}
+        assert clients[0].events == [1, 2, 3, 4, 5]
+        assert stage.hub.stats.delivered == 500
+
+    on_stage(scene)
+
+
+def test_the_first_event_goes_out_at_once_then_every_five_milliseconds() -> None:
+    """A silence ends without a delay; in a storm a stream writes at most once a tick."""
+
+    async def scene(stage: Stage) -> None:
+        client = stage.join()
+        await asyncio.sleep(1)
+        began = asyncio.get_running_loop().time()
+        stage.hub.feed(EPOCH, 1, stage.log.grow(1))
+        await turns()
+        assert client.events == [1]
+        assert asyncio.get_running_loop().time() == began
+        before = len(client.writes)
+        for _ in range(200):
+            new = stage.log.grow(1)
+            stage.hub.feed(EPOCH, new[0].seq, new)
+            await asyncio.sleep(0.0005)
+        await asyncio.sleep(0.01)
+        assert client.events == list(range(1, 202))
+        assert 15 <= len(client.writes) - before <= 22
+
+    on_stage(scene)
+
+
+def test_an_event_comes_once_however_many_topics_match() -> None:
+    """Topics that overlap double nothing, live or replayed."""
+
+    async def scene(stage: Stage) -> None:
+        live = stage.join(Start.now(), "order:1", "queue:a", "customer:c")
+        await turns()
+        new = stage.log.grow(3, "order:1", "queue:a", "customer:c")
+        new += stage.log.grow(1, "queue:a") + stage.log.grow(1, "order:2")
+        stage.hub.feed(EPOCH, 1, new)
+        await asyncio.sleep(0.01)
+        back = stage.join(Start.after(EPOCH, 0), "order:1", "queue:a", "customer:c")
+        await turns()
+        assert live.events == back.events == [1, 2, 3, 4]
+
+    on_stage(scene)
+
+
+def test_a_stream_that_joins_within_a_tick_gets_no_double() -> None:
+    """A stream born between an event and its tick has it from the ring, and only there."""
+
+    async def scene(stage: Stage) -> None:
+        hub = stage.hub
+        await stage.commit(1)
+        hub.feed(EPOCH, 2, stage.log.grow(1))  # due at the next tick
+        resumed = stage.join(Start.after(EPOCH, 0))
+        fresh = stage.join()
+        await turns()
+        hub.feed(EPOCH, 3, stage.log.grow(1))
+        await asyncio.sleep(0.02)
+        assert resumed.events == [1, 2, 3]
+        assert fresh.events == [3]
+
+    on_stage(scene)
+
+
+def test_a_large_tick_is_split() -> None:
+    """No write is larger than its bound."""
+
+    async def scene(stage: Stage) -> None:
+        client = stage.join()
+        await turns()
+        await stage.commit(40, size=100_000)
+        await until(lambda: client.events == list(range(1, 41)))
+        assert max(map(len, client.writes)) <= 256 << 10
+
+    on_stage(scene)
+
+
+def test_control_frames_reach_the_streams_of_a_topic() -> None:
+    """Counts and positions go to whoever follows the topic, after the events before them."""
+
+    async def scene(stage: Stage) -> None:
+        client, other = stage.join(), stage.join(Start.now(), "queue:b")
+        await turns()
+        stage.hub.feed(EPOCH, 1, stage.log.grow(1))
+        stage.hub.send("queue:a", control("counts", {}))
+        stage.hub.send("queue:nobody", control("counts", {}))
+        await asyncio.sleep(0.01)
+        names = [block["event"] for block in client.blocks]
+        assert names == ["hello", "order.created", "counts"]
+        assert len(client.writes) == 2
+        assert [block["event"] for block in other.blocks] == ["hello"]
+
+    on_stage(scene)
+
+
+def test_control_frames_for_a_busy_stream_are_kept_within_a_bound() -> None:
+    """A stream that is busy gets them later; too many and it shall come again."""
+
+    async def scene(stage: Stage) -> None:
+        slow, dead = Client(), Client()
+        for client in (slow, dead):
+            client.open.clear()
+            stage.join(client=client)
+        await turns()
+        stage.hub.send("queue:a", control("counts", {"n": "x" * 400}))
+        await asyncio.sleep(0.01)
+        slow.open.set()
+        await until(lambda: len(slow.named("counts")) == 1)
+        for _ in range(3):
+            stage.hub.send("queue:a", control("counts", {"n": "x" * 400}))
+            await asyncio.sleep(0.01)
+        dead.open.set()
+        assert await dead.ended() == "slow"
+        assert dead.data("goodbye")[0]["reason"] == "slow"
+        await until(lambda: len(slow.named("counts")) == 4)
+
+    on_stage(scene, limits=Limits(notes_bytes=1_000))
+
+
+def test_touched_queues_are_remembered_while_somebody_cares() -> None:
+    """The list of queues whose counts changed costs nothing when nobody follows them."""
+
+    async def scene(stage: Stage) -> None:
+        await stage.commit(1, "queue:a", "order:1")
+        assert stage.hub.take_touched_queues() == set()
+        assert not stage.hub.has_subscribers("queues")
+        stage.join(Start.now(), "queues")
+        assert stage.hub.has_subscribers("queues")
+        await stage.commit(1, "queue:a", "order:1")
+        await stage.commit(1, "queue:b", "queue:c")
+        assert stage.hub.take_touched_queues() == {"a", "b", "c"}
+        assert stage.hub.take_touched_queues() == set()
+
+    on_stage(scene)
+
+
+# --- bounds ---------------------------------------------------------------------------------
+
+
+def test_the_ring_is_bounded_in_bytes_and_honest_about_its_floor() -> None:
+    """The ring forgets the oldest; whoever needs them reads the log and still gets all."""
+
+    async def scene(stage: Stage) -> None:
+        for _ in range(50):
+            await stage.commit(20, size=400)
+            assert stage.hub.stats.ring_bytes <= 100_000
+        assert stage.hub.stats.ring_bytes > 80_000
+        client = stage.join(Start.after(EPOCH, 990))
+        await turns()
+        assert client.events == list(range(991, 1_001))
+        assert stage.log.asked == []
+        client = stage.join(Start.after(EPOCH, 0))
+        await until(lambda: client.events == list(range(1, 1_001)))
+        assert len(stage.log.asked) == 1
+
+    on_stage(scene, limits=Limits(ring_bytes=100_000))
+
+
+def test_the_ring_knows_exactly_how_far_it_reaches_back() -> None:
+    """From whatever number a stream resumes, ring and log together have no seam."""
+
+    async def scene(stage: Stage) -> None:
+        for _ in range(60):
+            await stage.commit(1)
+        clients = [stage.join(Start.after(EPOCH, n)) for n in range(60)]
+        await until(lambda: all(60 in client.events for client in clients))
+        for n, client in enumerate(clients):
+            assert client.events == list(range(n + 1, 61))
+        assert 30 < len(stage.log.asked) < 55
+
+    on_stage(scene, limits=Limits(ring_bytes=10_000))
+
+
+def test_a_frame_larger_than_the_ring_still_arrives() -> None:
+    """The bound holds for what is kept, not for what is told."""
+
+    async def scene(stage: Stage) -> None:
+        client = stage.join()
+        await turns()
+        await stage.commit(2, size=5_000)
+        assert client.events == [1, 2]
+        assert stage.hub.stats.ring_bytes == 0
+
+    on_stage(scene, limits=Limits(ring_bytes=1_000))
+
+
+def test_a_slow_reader_holds_a_cursor_and_misses_nothing() -> None:
+    """While a write hangs nothing is piled up; afterwards the stream reads on."""
+
+    async def scene(stage: Stage) -> None:
+        slow, quick = Client(), Client()
+        stage.join(client=slow)
+        stage.join(client=quick)
+        await stage.commit(1)
+        slow.open.clear()
+        for _ in range(30):
+            await stage.commit(10)
+        assert len(slow.writes) == 3
+        assert quick.events == list(range(1, 302))
+        slow.open.set()
+        await until(lambda: slow.events == quick.events)
+        await stage.commit(1)
+        assert slow.events == list(range(1, 303))
+
+    on_stage(scene)
+
+
+def test_a_slow_reader_that_outlives_the_ring_reads_the_log() -> None:
+    """Slower than the ring is long: the log fills in."""
+
+    async def scene(stage: Stage) -> None:
+        slow = Client()
+        stage.join(client=slow)
+        await stage.commit(1)
+        slow.open.clear()
+        await stage.commit(1)
+        for _ in range(20):
+            await stage.commit(10, size=200)
+        slow.open.set()
+        await until(lambda: slow.events == list(range(1, 203)))
+        assert stage.log.asked
+
+    on_stage(scene, limits=Limits(ring_bytes=20_000))
+
+
+def test_a_reader_that_is_stuck_is_dropped() -> None:
+    """Twenty seconds without an end of a write finish the stream, and only that one."""
+
+    async def scene(stage: Stage) -> None:
+        stuck, quick = Client(), Client()
+        stage.join(client=stuck)
+        stage.join(client=quick)
+        await stage.commit(1)
+        stuck.open.clear()
+        await stage.commit(1)
+        began = asyncio.get_running_loop().time()
+        assert await stuck.ended() == "slow"
+        assert 19 <= asyncio.get_running_loop().time() - began <= 21
+        assert stage.hub.stats.slow == 1
+        await stage.commit(1)
+        assert quick.events == [1, 2, 3]
+
+    on_stage(scene)
+
+
+def test_only_our_own_cancel_is_taken_back() -> None:
+    """A stuck stream ends cleanly inside its task; a hang-up at that moment still counts."""
+
+    async def scene(stage: Stage) -> None:
+        left: list[int] = []
+
+        async def respond(one: Subscriber, client: Client) -> str:
+            reason = await one.run(client.write)
+            task = asyncio.current_task()
+            assert task is not None
+            left.append(task.cancelling())
+            return reason
+
+        for hang_up in (False, True):
+            client = Client()
+            client.open.clear()
+            one = stage.hub.subscribe(["queue:a"], Start.now())
+            task = asyncio.create_task(respond(one, client))
+            await turns()
+            one.look_after(asyncio.get_running_loop().time() + 21)
+            if hang_up:
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+            else:
+                assert await task == "slow"
+        assert left == [0]
+
+    on_stage(scene)
+
+
+def test_a_long_replay_leaves_turns_to_others() -> None:
+    """A reader as fast as memory does not hold the loop."""
+
+    async def scene(stage: Stage) -> None:
+        await stage.commit(40, size=60_000)
+        client = stage.join(Start.after(EPOCH, 0))
+        await turns(5)
+        assert 0 < len(client.events) < 10
+        await until(lambda: client.events == list(range(1, 41)))
+
+    on_stage(scene)
+
+
+def test_a_stuck_goodbye_has_an_end_too() -> None:
+    """A drain does not wait for a reader that does not read."""
+
+    async def scene(stage: Stage) -> None:
+        stuck = stage.join()
+        await turns()
+        stuck.open.clear()
+        stage.hub.end_all("shutdown")
+        assert await stuck.ended() == "slow"
+
+    on_stage(scene)
+
+
+def test_a_cancelled_response_is_not_taken_for_a_slow_one() -> None:
+    """A client that hangs up is a cancellation: it goes through, and the stream is forgotten."""
+
+    async def scene(stage: Stage) -> None:
+        waiting, writing = stage.join(), stage.join()
+        await turns()
+        writing.open.clear()
+        await stage.commit(1)
+        for client in (waiting, writing):
+            assert client.task is not None
+            client.task.cancel()
+            stage.hub.feed(EPOCH, stage.hub.head + 1, stage.log.grow(1))
+            with pytest.raises(asyncio.CancelledError):
+                await client.task
+        assert stage.hub.stats.streams == 0
+
+    on_stage(scene)
+
+
+def test_what_a_write_raises_goes_through() -> None:
+    """A broken line is the caller's to know, and leaves nothing behind."""
+
+    async def scene(stage: Stage) -> None:
+        async def broken(_data: bytes) -> None:
+            raise OSError("gone")
+
+        with pytest.raises(OSError, match="gone"):
+            await stage.hub.subscribe(["queue:a"], Start.now()).run(broken)
+        assert stage.hub.stats.streams == 0
+
+    on_stage(scene)
+
+
+def test_a_stream_that_never_begins_is_forgotten() -> None:
+    """A request that ends between the door and the first byte leaves nothing behind."""
+
+    async def scene(stage: Stage) -> None:
+        one = stage.hub.subscribe(["queue:a"], Start.now())
+        assert stage.hub.stats.streams == 1
+        await asyncio.sleep(20)
+        assert stage.hub.stats.streams == 0
+        assert await one.run(Client().write) == "overloaded"
+
+    on_stage(scene)
+
+
+# --- time -----------------------------------------------------------------------------------
+
+
+def test_heartbeat_after_fifteen_seconds_of_silence() -> None:
+    """Two bytes, every fifteen seconds, and never an event."""
+
+    async def scene(stage: Stage) -> None:
+        client = stage.join()
+        await asyncio.sleep(14.9)
+        assert len(client.writes) == 1
+        await asyncio.sleep(0.8)
+        assert client.writes[1:] == [b":\n"]
+        await asyncio.sleep(15.5)
+        assert client.writes[1:] == [b":\n", b":\n"]
+        assert [block["event"] for block in client.blocks] == ["hello"]
+
+    on_stage(scene)
+
+
+def test_traffic_is_a_heartbeat() -> None:
+    """Silence counts from the last byte."""
+
+    async def scene(stage: Stage) -> None:
+        client = stage.join()
+        for _ in range(10):
+            await asyncio.sleep(10)
+            await stage.commit(1)
+        assert b":\n" not in client.writes
+
+    on_stage(scene)
+
+
+def test_a_quiet_stream_gets_bookmarks() -> None:
+    """Where only others' events pass, the cursor follows the log in place of a heartbeat."""
+
+    async def scene(stage: Stage) -> None:
+        client = stage.join(Start.now(), "order:quiet")
+        await asyncio.sleep(1)
+        await stage.commit(7, "order:other")
+        await asyncio.sleep(15)
+        assert client.named("bookmark") == [
+            {"id": f"{EPOCH}-7", "event": "bookmark", "data": '{"head":"k3f9a2c1-7"}'}
+        ]
+        await asyncio.sleep(15.5)
+        assert client.writes[-1] == b":\n"
+        assert len(client.named("bookmark")) == 1
+
+    on_stage(scene)
+
+
+def test_a_resumed_quiet_stream_gets_its_bookmark_too() -> None:
+    """A client that came back with an old cursor is moved on, though nothing new happens."""
+
+    async def scene(stage: Stage) -> None:
+        await stage.commit(7, "order:other")
+        client = stage.join(Start.after(EPOCH, 2), "order:quiet")
+        await asyncio.sleep(16)
+        assert [block["id"] for block in client.named("bookmark")] == [f"{EPOCH}-7"]
+
+    on_stage(scene)
+
+
+def test_no_bookmark_overtakes_an_event() -> None:
+    """Between an event and its tick the cursor stays where it is."""
+
+    async def scene(stage: Stage) -> None:
+        client = Client()
+        one = stage.hub.subscribe(["queue:a"], Start.now())
+        stage.run(one, client)
+        await asyncio.sleep(14.9)
+        await stage.commit(1, "order:other")
+        stage.hub.send("queue:nobody", b"")
+        await asyncio.sleep(0.09)
+        stage.join(Start.now(), "order:other")
+        await turns()
+        stage.hub.feed(EPOCH, 2, stage.log.grow(1, "order:other"))
+        await turns()
+        stage.hub.feed(EPOCH, 3, stage.log.grow(1))
+        one.look_after(asyncio.get_running_loop().time() + 1)
+        await asyncio.sleep(0.01)
+        assert client.named("bookmark") == []
+        assert client.events == [3]
+
+    on_stage(scene)
+
+
+def test_control_frames_do_not_keep_bookmarks_away() -> None:
+    """A stream that is never silent but gets no ids still moves its cursor."""
+
+    async def scene(stage: Stage) -> None:
+        client = stage.join(Start.now(), "queues")
+        await stage.commit(7, "order:other")
+        for _ in range(40):
+            stage.hub.send("queues", control("counts", {}))
+            await asyncio.sleep(1)
+        assert [block["id"] for block in client.named("bookmark")] == [f"{EPOCH}-7"]
+        assert b":\n" not in client.writes
+
+    on_stage(scene)
+
+
+def test_the_stream_ends_with_its_credential() -> None:
+    """goodbye expired has no time to come again: another credential is wanted first."""
+
+    async def scene(stage: Stage) -> None:
+        began = asyncio.get_running_loop().time()
+        client = stage.join(expires_at=NOW + 40_000)
+        assert await client.ended() == "expired"
+        assert 40 <= asyncio.get_running_loop().time() - began <= 40.6
+        assert client.data("goodbye") == [{"reason": "expired", "reconnect_ms": None}]
+        assert "retry" not in client.named("goodbye")[0]
+
+    on_stage(scene)
+
+
+def test_the_stream_ends_after_its_lifetime() -> None:
+    """Streams end after ten to fifteen minutes, spread out, so that load can move."""
+
+    async def scene(stage: Stage) -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        clients = [stage.join() for _ in range(30)]
+        ends: list[float] = []
+        for client in clients:
+            assert client.task is not None
+            client.task.add_done_callback(lambda _: ends.append(loop.time() - began))
+        assert {await client.ended() for client in clients} == {"lifetime"}
+        assert min(ends) >= 600
+        assert max(ends) <= 900.6
+        assert max(ends) - min(ends) > 60
+        assert all(client.data("goodbye")[0]["reconnect_ms"] for client in clients)
+
+    on_stage(scene)
+
+
+def test_a_drain_says_goodbye_to_all_and_to_who_comes_late() -> None:
+    """Each stream is told when to come again, not all at the same moment."""
+
+    async def scene(stage: Stage) -> None:
+        clients = [stage.join() for _ in range(50)]
+        await turns()
+        stage.hub.end_all("shutdown")
+        clients.append(stage.join())
+        assert {await client.ended() for client in clients} == {"shutdown"}
+        pauses = [client.data("goodbye")[0]["reconnect_ms"] for client in clients]
+        assert len(set(pauses)) > 30
+        assert 500 <= min(pauses) <= max(pauses) <= 5_000
+        assert [block["event"] for block in clients[-1].blocks] == ["goodbye"]
+
+    on_stage(scene)
+
+
+def test_revoked_streams_end_and_the_others_stay() -> None:
+    """A logout ends the streams of its owner, at once, and no others."""
+
+    async def scene(stage: Stage) -> None:
+        mine, other = stage.join(owner="me"), stage.join(owner="you")
+        await turns()
+        assert stage.hub.end_where(lambda owner: owner == "me", "revoked") == 1
+        assert await mine.ended() == "revoked"
+        assert mine.data("goodbye") == [{"reason": "revoked", "reconnect_ms": None}]
+        await stage.commit(1)
+        assert (mine.events, other.events) == ([], [1])
+
+    on_stage(scene)
+
+
+# --- workers that wait ----------------------------------------------------------------------
+
+
+def test_as_many_waiters_wake_as_there_are_messages() -> None:
+    """First come, first served; the others sleep on."""
+
+    async def scene(stage: Stage) -> None:
+        woken: list[int] = []
+
+        async def worker(n: int) -> None:
+            with stage.hub.waiting("a") as waiter:
+                if await waiter.wait(20):
+                    woken.append(n)
+
+        tasks = [asyncio.create_task(worker(n)) for n in range(5)]
+        await turns()
+        new = [frame(1, wakes="a"), frame(2, wakes="b"), frame(3), frame(4, wakes="a")]
+        stage.log.frames += new
+        stage.hub.feed(EPOCH, 1, new)
+        await turns()
+        assert woken == [0, 1]
+        await asyncio.gather(*tasks)
+        assert woken == [0, 1]
+
+    on_stage(scene)
+
+
+def test_a_message_between_register_and_wait_is_not_missed() -> None:
+    """The waiter registers before it claims, so nothing falls in between."""
+
+    async def scene(stage: Stage) -> None:
+        with stage.hub.waiting("a") as waiter:
+            stage.hub.feed(EPOCH, 1, [frame(1, wakes="a")])
+            assert await waiter.wait(1)
+            assert not await waiter.wait(1)
+            stage.hub.feed(EPOCH, 2, [frame(2, wakes="a")])
+            assert await waiter.wait(1)
+
+    on_stage(scene)
+
+
+def test_a_wake_that_was_not_used_goes_to_the_next() -> None:
+    """A worker that leaves with its claim, or hangs up, does not swallow a message."""
+
+    async def scene(stage: Stage) -> None:
+        with stage.hub.waiting("a") as second:
+            pass
+        with stage.hub.waiting("a") as first, stage.hub.waiting("a") as second:
+            stage.hub.feed(EPOCH, 1, [frame(1, wakes="a")])
+            assert first.is_woken
+            assert not second.is_woken
+        with stage.hub.waiting("a"):
+            with stage.hub.waiting("a") as second:
+                pass
+            stage.hub.feed(EPOCH, 2, [frame(2, wakes="a")])
+        line = [stage.hub.waiting("a"), stage.hub.waiting("a")]
+        ahead, behind = (place.__enter__() for place in line)
+        stage.hub.feed(EPOCH, 3, [frame(3, wakes="a")])
+        line[0].__exit__(None, None, None)
+        assert ahead.is_woken
+        assert await behind.wait(1)
+        line[1].__exit__(None, None, None)
+
+    on_stage(scene)
+
+
+# --- the property ---------------------------------------------------------------------------
+
+TOPICS = ("queue:a", "order:1", "customer:c")
+some_topics = st.sets(st.sampled_from(TOPICS), min_size=1).map(sorted)
+steps = st.one_of(
+    st.tuples(st.just("write"), st.lists(some_topics, min_size=1, max_size=6)),
+    st.tuples(st.just("feed"), st.integers(0, 8), st.integers(1, 8)),
+    st.tuples(st.just("look")),
+    st.tuples(st.just("join"), some_topics, st.floats(0, 1)),
+    st.tuples(st.just("block"), st.integers(0, 9)),
+    st.tuples(st.just("unblock"), st.integers(0, 9)),
+    st.tuples(st.just("pause"), st.integers(0, 12)),
+    st.tuples(st.just("sleep"), st.sampled_from([0.001, 0.005, 0.02, 16.0])),
+    st.tuples(st.just("restore")),
+)
+
+
+@dataclass
+class Follower:
+    """A stream and what it has to have seen when all is quiet."""
+
+    client: Client
+    topics: frozenset[str]
+    after: int
+
+
+class Play:
+    """A log, a hub fed with whatever part of it, and streams that come and stall."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self.followers: list[Follower] = []
+        self.epochs: dict[str, list[Frame]] = {}
+
+    async def step(self, step: tuple[Any, ...]) -> None:
+        await getattr(self, step[0])(*step[1:])
+
+    async def write(self, batch: list[list[str]]) -> None:
+        for topics in batch:
+            self.stage.log.grow(1, *topics)
+
+    async def feed(self, back: int, count: int) -> None:
+        """A slice near the end of the log: early, late, doubled or never."""
+        log = self.stage.log
+        first = max(0, len(log.frames) - back)
+        self.stage.hub.feed(log.epoch, first + 1, log.frames[first : first + count])
+
+    async def look(self) -> None:
+        self.stage.look()
+
+    async def join(self, topics: list[str], share: float) -> None:
+        after = int(self.stage.log.head * share)
+        client = self.stage.join(Start.after(self.stage.log.epoch, after), *topics)
+        self.followers.append(Follower(client, frozenset(topics), after))
+
+    async def block(self, n: int) -> None:
+        for follower in self.followers[n : n + 1]:
+            follower.client.open.clear()
+
+    async def unblock(self, n: int) -> None:
+        for follower in self.followers[n : n + 1]:
+            follower.client.open.set()
+
+    async def pause(self, n: int) -> None:
+        await turns(n)
+
+    async def sleep(self, seconds: float) -> None:
+        if seconds > 1:  # a stuck reader would be dropped, and rightly
+            for follower in self.followers:
+                follower.client.open.set()
+        await asyncio.sleep(seconds)
+
+    async def restore(self) -> None:
+        """The log begins anew; from then on cursors of before are worth nothing."""
+        log = self.stage.log
+        self.epochs[log.epoch] = list(log.frames)
+        log.epoch, log.frames = f"e{len(self.epochs)}", []
+
+    async def finish(self) -> None:
+        log, hub = self.stage.log, self.stage.hub
+        for follower in self.followers:
+            follower.client.open.set()
+        self.stage.look()
+        await until(lambda: (hub.epoch, hub.head) == (log.epoch, log.head))
+        await asyncio.sleep(16)
+        for follower in self.followers:
+            assert follower.client.task is not None
+            assert not follower.client.task.done()
+            self.check(follower)
+
+    def check(self, follower: Follower) -> None:
+        """Exactly once, in order; no cursor ever stands beyond what was not given."""
+        position: tuple[str, int] | None = None
+        for block in follower.client.blocks:
+            if "id" not in block:
+                continue
+            found = parse_id(block["id"])
+            assert found is not None
+            if block["event"] in ("hello", "reset"):
+                position = found
+                continue
+            assert position is not None
+            assert found[0] == position[0], "an epoch changed without a reset"
+            assert self.between(follower, position, found) == (
+                [found[1]] if block["event"] == "order.created" else []
+            )
+            position = found
+        assert position is not None
+        assert position[0] == self.stage.log.epoch
+        assert self.between(follower, position, (position[0], self.stage.log.head)) == []
+
+    def between(
+        self, follower: Follower, after: tuple[str, int], upto: tuple[str, int]
+    ) -> list[int]:
+        log = self.stage.log
+        frames = log.frames if after[0] == log.epoch else self.epochs[after[0]]
+        assert upto[1] >= after[1], "a cursor went back"
+        return [
+            f.seq
+            for f in frames
+            if after[1] < f.seq <= upto[1] and not follower.topics.isdisjoint(f.topics)
+        ]
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    plan=st.lists(steps, max_size=90),
+    ring=st.sampled_from([700, 3_000, 8_000, 1 << 20]),
+    window=st.integers(1, 6),
+    tick_bytes=st.sampled_from([150, 1 << 18]),
+)
+def test_every_stream_gets_each_of_its_events_once_in_order(
+    plan: list[tuple[Any, ...]], ring: int, window: int, tick_bytes: int
+) -> None:
+    """Whatever is late, doubled or lost on the way, and whoever stalls: no hole, no double."""
+
+    async def scene(stage: Stage) -> None:
+        acts = Play(stage)
+        for step in plan:
+            await acts.step(step)
+        await acts.finish()
+
+    limits = Limits(ring_bytes=ring, tick_bytes=tick_bytes, page_bytes=200, lifetime=(1e6, 1e6))
+    on_stage(scene, Log(window=window), limits)
