@@ -556,7 +556,7 @@ class Principal:
     family: str  # "" of a ticket
     token_id: str  # of a JWT its jti, of a ticket its id
     generation: int  # the account's when it was issued; 0 of a ticket
-    ticket_generation: int  # likewise, of a ticket only; else 0
+    ticket_generation: int  # of a ticket likewise; else the account's, for tickets it makes
     max_streams: int | None  # of a ticket; null: the service's setting
 
     def has(self, *roles: Role) -> bool:
@@ -592,7 +592,7 @@ def token_principal(claims: Claims, account: Account) -> Principal:
         family=claims.family,
         token_id=claims.token_id,
         generation=claims.generation,
-        ticket_generation=0,
+        ticket_generation=account.ticket_generation,
         max_streams=None,
     )
 

@@ -103,10 +103,10 @@ def _name(model: type[BaseModel]) -> str:
 
 def _components(operations: Sequence[Operation]) -> dict[str, Any]:
     incoming = {one.body.model for one in operations if one.body is not None}
-    outgoing = {_model(one.answer) for one in operations} - {None}
+    outgoing = {model for one in operations if (model := _model(one.answer)) is not None}
     wanted: list[tuple[type[BaseModel], Any]] = [
         *((model, "validation") for model in sorted(incoming | set(ITEMS[:-1]), key=_name)),
-        *((model, "serialization") for model in sorted(outgoing, key=_name)),  # pyright: ignore
+        *((model, "serialization") for model in sorted(outgoing, key=_name)),
         (schemas.ProblemOut, "serialization"),
     ]
     _, made = models_json_schema(wanted, ref_template=REFERENCE)
@@ -153,17 +153,17 @@ def _parameters(one: Operation) -> list[dict[str, Any]]:
         required = name in schema.get("required", ())
         plain = _inlined(kind, defs)
         found.append({"name": name, "in": "query", "required": required, "schema": plain})
-    for name in one.headers:
-        found.append(
-            {
-                "name": name,
-                "in": "header",
-                "required": False,
-                "description": HEADERS[name],
-                "schema": {"type": "string"},
-            }
-        )
-    return found
+    return found + [_header(name) for name in one.headers]
+
+
+def _header(name: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "in": "header",
+        "required": False,
+        "description": HEADERS[name],
+        "schema": {"type": "string"},
+    }
 
 
 def _path_schema(name: str) -> dict[str, str]:

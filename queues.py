@@ -86,7 +86,10 @@ CHANGING = [
     "result",
     "updated_at",
     "finished_at",
-]def _quoted(name: str) -> str:
+]
+
+
+def _quoted(name: str) -> str:
     return '"group"' if name == "group" else name
 
 
@@ -421,7 +424,7 @@ async def update(
 
     async def edit(session: Session, row: Queue, at: int) -> None:
         if if_match is not None and row.version != if_match:
-            raise VersionMismatch()
+            raise VersionMismatch
         if all(getattr(row, field) == value for field, value in settings.items()):
             raise Unchanged
         row.update_from_dict(dict(settings))
@@ -460,12 +463,12 @@ async def delete(
 
     async def edit(session: Session, row: Queue, at: int) -> None:
         if row.name == PROTECTED:
-            raise QueueProtected()
+            raise QueueProtected
         if if_match is not None and row.version != if_match:
-            raise VersionMismatch()
+            raise VersionMismatch
         counts = await QueueCount.get(using_db=session.orm, queue_id=row.id)
         if (counts.pending or counts.processing) and not force:
-            raise QueueNotEmpty()
+            raise QueueNotEmpty
         row.deleted_at = at
         removed.append(row.id)
 
