@@ -8,6 +8,7 @@ from typing import NoReturn, TypeVar
 import pytest
 
 from tests import services
+from tests.house import House, running
 
 T = TypeVar("T")
 
@@ -58,3 +59,29 @@ def start_server() -> Iterator[Callable[..., services.Server]]:
             return stack.enter_context(services.Server(**settings))
 
         yield start
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgres"])
+def house(request: pytest.FixtureRequest) -> Iterator[House]:
+    """The service for tests of behaviour: one process, on each database in turn."""
+    if request.param == "sqlite":
+        with running() as found:
+            yield found
+        return
+    server: services.Postgres = request.getfixturevalue("postgres_server")
+    name = server.create()
+    with running(DATABASE_URL=server.url(name)) as found:
+        yield found
+    server.drop(name)
+
+
+@pytest.fixture(scope="session")
+def twins(
+    postgres_server: services.Postgres, redis_server: services.RedisServer
+) -> Iterator[House]:
+    """Two processes on one PostgreSQL and one Redis: the normal case in earnest."""
+    name = postgres_server.create()
+    url = postgres_server.url(name)
+    with running(2, DATABASE_URL=url, REDIS_URL=redis_server.url) as found:
+        yield found
+    postgres_server.drop(name)

@@ -1,0 +1,106 @@
+"""A running Filaviva to test against: one process on SQLite, or several on PostgreSQL."""
+
+import itertools
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import httpx
+
+from tests.services import Server
+
+ADMIN_PASSWORD = "admin-password-of-tests"
+PASSWORD = "a-password-of-tests"
+SECRET_KEY = "a-secret-key-of-tests-with-more-than-32-bytes"
+API = "/api/v1"
+CUSTOMER = "c-own"  # whose orders are the customer account's own
+ROLES = ("admin", "viewer", "producer", "worker", "customer")
+DISC = {"sku": "disc-001", "quantity": 2, "amount_cents": 1980}
+
+
+class House:
+    """The service in one or more processes, an account for each role, and clients for them."""
+
+    def __init__(self, servers: list[Server]) -> None:
+        self.servers = servers
+        self._numbers = itertools.count(1)
+        self._tokens: dict[str, str] = {}
+        self._clients: dict[tuple[str | None, int], httpx.Client] = {}
+
+    @property
+    def url(self) -> str:
+        return self.servers[0].url
+
+    def token(self, role: str) -> str:
+        """An access token of the account of this role; signed in once."""
+        if role not in self._tokens:
+            password = ADMIN_PASSWORD if role == "admin" else PASSWORD
+            form = {"username": role, "password": password}
+            with httpx.Client(base_url=self.url + API, timeout=30) as bare:
+                answer = bare.post("/auth/token", data=form)
+            assert answer.status_code == 200, answer.text
+            self._tokens[role] = answer.json()["access_token"]
+        return self._tokens[role]
+
+    def client(self, role: str | None = "admin", process: int = 0) -> httpx.Client:
+        """A client below /api/v1 of one process, with the bearer of a role (None: nobody)."""
+        key = (role, process)
+        if key not in self._clients:
+            headers = {"Authorization": f"Bearer {self.token(role)}"} if role else {}
+            base = self.servers[process].url + API
+            self._clients[key] = httpx.Client(base_url=base, headers=headers, timeout=30)
+        return self._clients[key]
+
+    def make_accounts(self) -> None:
+        for role in ROLES[1:]:
+            body = {"username": role, "password": PASSWORD, "roles": [role]}
+            if role == "customer":
+                body["customer"] = CUSTOMER
+            assert self.client().post("/accounts", json=body).status_code == 201
+
+    def queue(self, **settings: Any) -> str:
+        """The name of a fresh queue."""
+        name = f"q-{next(self._numbers)}"
+        answer = self.client().post("/queues", json={"name": name, **settings})
+        assert answer.status_code == 201, answer.text
+        return name
+
+    def post(self, queue: str, **purchase: Any) -> dict[str, Any]:
+        """Post a purchase; the answer's message."""
+        body = {"customer": CUSTOMER, "items": [DISC], **purchase}
+        answer = self.client("producer").post(f"/queues/{queue}/messages", json=body)
+        assert answer.status_code in (200, 201), answer.text
+        return answer.json()
+
+    def claim(self, queue: str, most: int = 1, **claim: Any) -> list[dict[str, Any]]:
+        answer = self.client("worker").post(f"/queues/{queue}/claim", json={"max": most, **claim})
+        assert answer.status_code == 200, answer.text
+        return answer.json()["messages"]
+
+    def settle(self, verb: str, message: dict[str, Any], **body: Any) -> httpx.Response:
+        """Ack, nack, release or extend a claimed message."""
+        return self.client("worker").post(
+            f"/messages/{message['id']}/{verb}", json={"receipt": message["receipt"], **body}
+        )
+
+    def close(self) -> None:
+        for client in self._clients.values():
+            client.close()
+
+
+@contextmanager
+def running(processes: int = 1, **settings: str) -> Iterator[House]:
+    """`processes` servers with the same settings, and an account for each role."""
+    common = {
+        "SECRET_KEY": SECRET_KEY,
+        "ADMIN_PASSWORD": ADMIN_PASSWORD,
+        "RATE_LIMITS": "off",
+        "PUBLIC_URL": "http://filaviva.test",
+        **settings,
+    }
+    with ExitStack() as stack:
+        servers = [stack.enter_context(Server(**common)) for _ in range(processes)]
+        house = House(servers)
+        stack.callback(house.close)
+        house.make_accounts()
+        yield house
