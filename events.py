@@ -652,6 +652,7 @@ class Wire:
                 await self._listen()
             except (RedisError, OSError, TimeoutError) as error:
                 logger.warning("the subscription to Redis broke: {}", type(error).__name__)
+                self.up = False
                 await asyncio.sleep(0.5)
 
     async def _listen(self) -> None:
@@ -670,6 +671,7 @@ class Wire:
 
     async def _receive(self, message: Mapping[str, Any]) -> None:
         if message["type"] == "subscribe":
+            self.up = True
             await self._on_subscribed()
         elif message["type"] == "message":
             try:

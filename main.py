@@ -23,7 +23,7 @@ import re
 import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 from urllib.parse import urlencode, urlsplit
@@ -108,6 +108,7 @@ class Service:
             )
         self.draining = False
         self.streams = Streams()
+        self._told = hubs.Stats()  # what the metrics have of the hub's numbers
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
@@ -187,7 +188,10 @@ class Service:
 
     def measure(self) -> None:
         """Bring the gauges up to date before they are read."""
-        stats = self.hub.stats
+        stats, told = self.hub.stats, self._told
+        metrics.DELIVERIES.inc(stats.delivered - told.delivered)
+        metrics.GAPS.inc(stats.gaps - told.gaps)
+        self._told = replace(stats)
         metrics.STREAMS.set(stats.streams)
         metrics.HEAD.set(self.hub.head)
         metrics.WAITING.set(self.writer.waiting)
@@ -1280,8 +1284,11 @@ async def enqueue_batch(
         return moves.Enqueue(name, purchase, who.account, purchase.idempotency_key)
 
     outcomes = await do_each(body.messages, command)
-    if outcomes and all(isinstance(one, moves.QueueUnknown) for one in outcomes):
-        raise outcomes[0]
+    missing = next((one for one in outcomes if isinstance(one, moves.QueueUnknown)), None)
+    if missing is not None:
+        raise missing
+    if all(isinstance(one, Problem) for one in outcomes):
+        await queues.get(service.db, name)  # nothing went to the queue: is there one?
     shapes = [
         one
         if isinstance(one, Problem)
@@ -1926,7 +1933,7 @@ async def since(text: str) -> int:
     tag="Events",
     who=SIGNED_IN,
     ticket=True,
-    optional=True,
+    optional=SETTINGS.public_stock,
     limit="stream",
     query=schemas.EventsQuery,
     answer="text/event-stream",
@@ -1966,7 +1973,7 @@ async def stream_events(
     tag="Events",
     who=SIGNED_IN,
     ticket=True,
-    optional=True,
+    optional=SETTINGS.public_stock,
     query=schemas.HistoryQuery,
     answer=schemas.EventPage,
     problems=[errors.NotFound, errors.BadCursor, errors.CursorGone],

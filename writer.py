@@ -7,6 +7,7 @@ last the head, whose lock numbers the events in commit order.
 """
 
 import asyncio
+import contextlib
 import random
 import time
 import uuid
@@ -80,6 +81,7 @@ class Writer:
         self._on_commit = on_commit
         self._waiting: deque[Entry] = deque()
         self._filled = asyncio.Event()
+        self._idle = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._registry: Registry | None = None
         self._claimed: dict[int, int] = {}
@@ -89,9 +91,9 @@ class Writer:
 
     async def stop(self) -> None:
         """Answer what waits, then close the line."""
-        while self._waiting and self._task is not None and not self._task.done():
-            await asyncio.wait([entry.answer for entry in list(self._waiting)], timeout=1)
         if self._task is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), GIVE_UP_SECONDS)
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         await self._line.drop()
@@ -122,6 +124,7 @@ class Writer:
             raise Overloaded(retry_after=1)
         answer = asyncio.get_running_loop().create_future()
         self._waiting.append(Entry(command, answer, time.monotonic()))
+        self._idle.clear()
         self._filled.set()
         return answer
 
@@ -142,6 +145,7 @@ class Writer:
 
     async def _work(self) -> None:
         while True:
+            self._idle.set()
             await self._filled.wait()
             self._filled.clear()
             while self._waiting:
