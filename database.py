@@ -572,6 +572,7 @@ class SqliteLine:
 
     def __init__(self) -> None:
         self._client = cast(SqliteClient, connections.get("default"))
+        self._held = False  # the connection is ours: else its lock is somebody else's
 
     @property
     def _raw(self) -> aiosqlite.Connection:
@@ -583,24 +584,25 @@ class SqliteLine:
 
     async def begin(self, lock_ms: int) -> None:
         await self._client._lock.acquire()
-        try:
-            await self._raw.rollback()
-            await self._raw.execute_fetchall("BEGIN IMMEDIATE")
-        except BaseException:
-            self._client._lock.release()
-            raise
+        self._held = True
+        await self._raw.rollback()
+        await self._raw.execute_fetchall("BEGIN IMMEDIATE")
 
     async def patience(self, lock_ms: int) -> None:
         """Nobody waits for single rows here."""
 
     async def commit(self) -> None:
         await self._raw.commit()
-        self._client._lock.release()
+        self._let_go()
 
     async def rollback(self) -> None:
-        if self._client._lock.locked():
+        if self._held:
             await self._raw.rollback()
-            self._client._lock.release()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        self._held = False
+        self._client._lock.release()
 
     async def drop(self) -> None:
         await self.rollback()

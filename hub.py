@@ -23,9 +23,10 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Final, Literal, NamedTuple, TypeVar
+
+from instants import stamp
 
 # The comment line without a blank line after it: with one, some clients (fetch-event-source,
 # httpx-sse) deliver an empty event.
@@ -191,11 +192,6 @@ def _refuse_breaks(texts: Iterable[str]) -> None:
     for text in texts:
         if _unsafe.search(text):
             raise ValueError(f"line break or NUL in {text!r}")
-
-
-def _rfc3339(ms: int) -> str:
-    moment = datetime.fromtimestamp(ms // 1000, UTC).replace(microsecond=ms % 1000 * 1000)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _wall_ms() -> int:
@@ -626,7 +622,7 @@ class Subscriber:
             "epoch": hub.epoch,
             "head": event_id(hub.epoch, hub.head),
             "heartbeat_seconds": int(hub.limits.heartbeat),
-            "expires_at": _rfc3339(self.expires_at),
+            "expires_at": stamp(self.expires_at),
         }
         unsettled = self.reset is not None or self.snapshot_due
         at = None if unsettled else event_id(hub.epoch, self.cursor)

@@ -821,6 +821,24 @@ def test_nothing_of_the_old_epoch_follows_the_reset() -> None:
     on_stage(scene)
 
 
+def test_shared_pages_do_not_outlive_their_epoch() -> None:
+    """The same number in another epoch is another event."""
+
+    async def scene(stage: Stage) -> None:
+        await stage.commit(2)
+        stage.join(Start.after(EPOCH, 0))
+        await turns()
+        stage.log.epoch, stage.log.frames = "new", []
+        stage.look()
+        await until(lambda: stage.hub.epoch == "new")
+        await stage.commit(2)
+        client = stage.join(Start.after("new", 0))
+        await turns()
+        assert [block.get("id") for block in client.blocks] == ["new-0", "new-1", "new-2"]
+
+    on_stage(scene)
+
+
 def test_a_feed_of_another_epoch_is_ignored_and_looked_into() -> None:
     """Only the log says which epoch holds; rumours are asked about once."""
 
