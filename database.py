@@ -67,6 +67,7 @@ class Failure(Enum):
     TRANSIENT = "transient"  # nothing happened; the same again may work
     LOCKED = "locked"  # the same: waited too long for somebody's lock
     BROKEN = "broken"  # the line is gone
+    STALE = "stale"  # decided on queues that were changed meanwhile: decide again
     DATA = "data"  # these values never work
     OTHER = "other"
 

@@ -276,7 +276,7 @@ async def mend_keys(session: Session, stored: Mapping[str, Enqueue], desk: Desk)
     if refused:
         await session.execute(KEYS_OUT[session.dialect], _array(session.dialect, refused))
     for key, command in desk.new_keys.items():
-        if stored[key] is not command:
+        if stored.get(key) is not command:
             await session.execute(KEYS_MOVED[session.dialect], key, command.fingerprint, command.id)
 
 

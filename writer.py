@@ -200,7 +200,7 @@ class Writer:
                 return
             metrics.RETRIES.labels(failure.value).inc()
             # A broken line is tried until the deadline: the server may be starting again.
-            tries += failure is not Failure.BROKEN
+            tries += failure not in (Failure.BROKEN, Failure.STALE)
             if self._hopeless(batch, failure, tries) or time.monotonic() > deadline:
                 break
             await asyncio.sleep(random.uniform(0.002, 0.05))
@@ -235,11 +235,12 @@ class Writer:
         except QueuesChanged:
             self._registry = None
             await self._line.rollback()
-            return Failure.BROKEN  # as with a broken line: nothing happened, at once again
+            return Failure.STALE
         except Exception as error:
             if batch.stage == "commit":
                 return await self._settle(batch, deadline)
-            failure = classify(error)
+            # A decision asks nobody: if it falls, it does so again, and for one command alone.
+            failure = Failure.DATA if batch.stage == "decide" else classify(error)
             if failure in (Failure.DATA, Failure.OTHER):
                 logger.opt(exception=error).error("a batch was refused at {}", batch.stage)
             await self._reset(failure)
