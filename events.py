@@ -428,6 +428,17 @@ async def history(session: Session, message: str, after: int, limit: int) -> Seq
     )
 
 
+async def recent(session: Session, message: str, most: int) -> Sequence[Row]:
+    """The last events of one order, oldest first."""
+    rows = await session.fetch(
+        "SELECT seq, type, data, detail, created_at FROM events"
+        " WHERE message = $1 ORDER BY seq DESC LIMIT $2",
+        message,
+        most,
+    )
+    return rows[::-1]
+
+
 def history_item(epoch: str, row: Row, *, staff: bool) -> dict[str, Any]:
     """One step of an order's history; staff also see who, which worker, which error."""
     data: Mapping[str, Any] = json.loads(row["data"])

@@ -30,12 +30,13 @@ def parse(text: str) -> int:
     """The instant of an RFC 3339 text with `Z` or an offset; finer than a millisecond is cut.
 
     Raises:
-        ValueError: it is none.
+        ValueError, OverflowError: it is none; or none that can be written in UTC.
     """
     found = _RFC3339.fullmatch(text)
     if found is None:
         raise ValueError("write it as 2026-11-21T18:00:00Z, with Z or an offset")
     day, clock, fraction, zone = found.groups()
-    moment = datetime.fromisoformat(f"{day}T{clock}{'+00:00' if zone in 'Zz' else zone}")
+    local = datetime.fromisoformat(f"{day}T{clock}{'+00:00' if zone in 'Zz' else zone}")
+    moment = local.astimezone(UTC)  # raises where the offset leads out of the calendar
     millis = int((fraction or ".0")[1:].ljust(3, "0")[:3])
     return int(moment.timestamp()) * 1000 + millis

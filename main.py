@@ -39,6 +39,7 @@ from sse_starlette import EventSourceResponse
 from sse_starlette.sse import AppStatus
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
@@ -53,8 +54,10 @@ import instants
 import metrics
 import moves
 import openapi
+import pages
 import queues
 import schemas
+import texts
 import upkeep
 from accounts import Accounts, wall
 from auth import Principal, Signer
@@ -254,10 +257,12 @@ def problem_shape(problem: Problem, request: Request) -> dict[str, Any]:
 
 
 def problem_answer(problem: Problem, request: Request) -> Response:
-    """RFC 9457."""
-    answer = Response(
-        to_json(problem_shape(problem, request)), problem.status, None, "application/problem+json"
-    )
+    """RFC 9457; where people look, a page of the same status."""
+    if request.url.path.split("/")[1] in PAGES:
+        answer = problem_page(problem, request)
+    else:
+        shape = to_json(problem_shape(problem, request))
+        answer = Response(shape, problem.status, None, "application/problem+json")
     if isinstance(problem, errors.Unauthenticated):
         answer.headers["WWW-Authenticate"] = "Bearer"
     if problem.retry_after is not None:
@@ -328,6 +333,17 @@ def methods_at(request: Request) -> set[str]:
         if one.matches(request.scope)[0] is not Match.NONE:
             found |= getattr(one, "methods", None) or set()
     return found
+
+
+@api.exception_handler(Exception)
+async def on_fall(request: Request, _: Exception) -> Response:
+    return problem_answer(errors.Internal(), request)
+
+
+@api.exception_handler(ClientDisconnect)
+async def on_hang_up(request: Request, _: ClientDisconnect) -> Response:
+    """Nobody is there to read this. nginx counts such calls as 499, and so do we."""
+    return Response(status_code=499)
 
 
 async def on_database(request: Request, error: Exception) -> Response:
@@ -408,11 +424,12 @@ def is_scraper(request: Request) -> bool:
     return hmac.compare_digest(given, f"Bearer {token.get_secret_value()}".encode())
 
 
-def caller(request: Request) -> Principal:
+# Dependencies are coroutines: FastAPI runs a plain function in a thread, each time.
+async def caller(request: Request) -> Principal:
     return request.state.principal
 
 
-def maybe_caller(request: Request) -> Principal | None:
+async def maybe_caller(request: Request) -> Principal | None:
     return request.state.principal
 
 
@@ -534,8 +551,8 @@ class QueryOf:
             raise invalid(error, "parameter") from None
 
 
-def if_match(request: Request) -> int | None:
-    """The version of `If-Match`; None without one or for `*`.
+async def if_match(request: Request) -> int | None:
+    """The version of `If-Match`; None without one or for `*`, -1 for one that never matches.
 
     Raises:
         BadHeader: it is not an entity tag.
@@ -543,14 +560,15 @@ def if_match(request: Request) -> int | None:
     values = request.headers.getlist("if-match")
     if not values or values == ["*"]:
         return None
-    found = re.fullmatch(r'"([^"]{1,40})"', values[0].strip())
+    found = re.fullmatch(r'(W/)?"([^"]{1,40})"', values[0].strip())
     if len(values) > 1 or found is None:
         wrong = {"detail": 'write it as "3"', "header": "If-Match"}
         raise errors.BadHeader(errors=[wrong])
-    return int(found[1]) if found[1].isascii() and found[1].isdigit() else -1
+    weak, tag = found.groups()  # a weak tag never matches here (RFC 9110, 13.1.1)
+    return int(tag) if not weak and tag.isascii() and tag.isdigit() else -1
 
 
-def idempotency_key(request: Request) -> str | None:
+async def idempotency_key(request: Request) -> str | None:
     """The key of the header, without quotes.
 
     Raises:
@@ -780,7 +798,9 @@ def with_session(handler: Handler) -> Handler:
 
     @functools.wraps(handler)
     async def endpoint(request: Request, *args: Any, **kwargs: Any) -> Response:
-        answer = await handler(*args, request=request, **kwargs)
+        order = request.path_params.get("id")
+        with logger.contextualize(order=order) if order else contextlib.nullcontext():
+            answer = await handler(*args, request=request, **kwargs)
         principal: Principal | None = request.state.principal
         if principal is not None and service.accounts.renewal_due(principal):
             token = await service.accounts.renewed_session(request.cookies[COOKIE])
@@ -1382,7 +1402,7 @@ async def history_page(
     request: Request, message_id: str, query: schemas.PageQuery, *, staff: bool
 ) -> Response:
     after = schemas.read_cursor(query.cursor, {"of": message_id}) or "0"
-    if not after.isdigit():
+    if re.fullmatch(r"[0-9]{1,18}", after) is None:
         raise errors.BadCursor
     async with service.db.read() as session:
         rows = await events.history(session, message_id, int(after), query.limit + 1)
@@ -2079,6 +2099,7 @@ async def revoke_ticket(
 
 # --- at the root ----------------------------------------------------------------------
 
+PAGES = {"docs", "track"}  # the first parts of their paths
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:;"
     " connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
@@ -2150,7 +2171,7 @@ DOCS = """<!doctype html>
 """
 
 
-def page(html: str, status: int = 200, **headers: str) -> Response:
+def page(html: str, status: int = 200, headers: Mapping[str, str] = {}) -> Response:
     policy = {"Content-Security-Policy": PAGE_POLICY, "Cache-Control": "no-store", **headers}
     return Response(html, status, policy, "text/html")
 
@@ -2170,6 +2191,56 @@ async def docs(request: Request) -> Response:
     return page(DOCS)
 
 
+SECRETIVE = {"Referrer-Policy": "no-referrer"}  # the address may hold a ticket
+
+
+def language_of(request: Request) -> str:
+    accepted = request.headers.get("accept-language", "")
+    return texts.language(request.query_params.get("lang"), accepted)
+
+
+def problem_page(problem: Problem, request: Request) -> Response:
+    kind = problem.code
+    if isinstance(problem, errors.Unauthenticated) and "ticket" in request.query_params:
+        kind = "expired" if isinstance(problem, auth.ExpiredTicket) else "bad_link"
+    return page(pages.problem(language_of(request), kind), problem.status, SECRETIVE)
+
+
+@route(
+    "GET",
+    "/track/{id}",
+    "track",
+    tag="Operations",
+    who=ORDER_READERS,
+    ticket=True,
+    root=True,
+    query=schemas.TrackQuery,
+    answer="text/html",
+)
+async def track(
+    request: Request,
+    query: Annotated[schemas.TrackQuery, Depends(QueryOf(schemas.TrackQuery))],
+    who: Caller,
+) -> Response:
+    """A page that follows an order live; its link can be sent to anybody."""
+    order = message_id_of(request)
+    async with service.db.snapshot() as session:
+        row, queue = await queues.find(session, order)
+        auth.may_read_order(who, row.customer, order).demand()
+        rows = await events.recent(session, order, pages.HISTORY_SHOWN)
+        log = await events.look(session)
+    given = {} if query.ticket is None else {"ticket": query.ticket}
+    html = pages.track(
+        language_of(request),
+        moves.order_shape(row, queue),
+        [events.history_item(log.epoch, one, staff=False) for one in rows],
+        cursor=events.event_id(log.epoch, log.head),
+        stream=f"{API}/events?{urlencode({'topic': f'order:{order}', **given})}",
+        query=given,
+    )
+    return page(html, headers=SECRETIVE)
+
+
 api.mount("/static", StaticFiles(directory=STATIC), name="static")
 
 
@@ -2181,13 +2252,19 @@ LARGE = re.compile(
 
 
 def seen(scope: edge.Scope, status: int, seconds: float) -> None:
-    """Count an answer under its route's template."""
-    found = scope.get("route")
-    metrics.request(getattr(found, "path", None), scope["method"], status, seconds)
+    """Count an answer under its route's template, and log it: what is ours as a warning."""
+    template = getattr(scope.get("route"), "path", None)
+    metrics.request(template, scope["method"], status, seconds)
+    order = scope.get("path_params", {}).get("id")
+    with logger.contextualize(order=order) if order else contextlib.nullcontext():
+        level = "WARNING" if status >= 500 else "DEBUG"
+        logger.log(level, "{} {} {} in {:.1f} ms", scope["method"], template, status, seconds * 1e3)
 
 
 def cross_origin(inner: edge.App) -> edge.App:
     """CORS for exact origins, never with credentials."""
+    if not SETTINGS.cors_origins:
+        return inner
     return CORSMiddleware(
         inner,
         allow_origins=SETTINGS.cors_origins,

@@ -640,7 +640,10 @@ class Settle(OnOne):
         return self.settle(desk, row)
 
     def _holds(self, row: Message, now: int) -> bool:
-        if row.receipt is None or not secrets.compare_digest(row.receipt, self.receipt):
+        # As bytes: of texts that are not ASCII it compares none.
+        if row.receipt is None or not secrets.compare_digest(
+            row.receipt.encode(), self.receipt.encode()
+        ):
             return False
         if self.late:
             return row.status in (Status.PROCESSING, Status.PENDING)

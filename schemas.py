@@ -27,6 +27,7 @@ MAX_INT = 2**53 - 1
 MAX_BLOB = 16 * 1024
 MAX_DEPTH = 16
 MAX_BATCH = 1_000
+MAX_EMAIL = 254
 
 SKU = r"^[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}$"
 QUEUE_NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
@@ -338,13 +339,25 @@ class Refresh(Body):
     refresh_token: Annotated[Text, Field(max_length=4096)]
 
 
+def _lower(value: str) -> str:
+    """Lower case can be longer: what is stored must still fit."""
+    lowered = value.lower()
+    if len(lowered) > MAX_EMAIL:
+        raise PydanticCustomError("size", "longer than 254 characters")
+    return lowered
+
+
+Email = Annotated[
+    Text,
+    Field(max_length=MAX_EMAIL, pattern=r"^[^@\s\x00-\x1f]+@[^@\s\x00-\x1f]+$"),
+    AfterValidator(_lower),
+]
+
+
 class Register(Body):
     username: Username
     password: Password
-    email: (
-        Annotated[Text, Field(max_length=254, pattern=r"^[^@\s\x00-\x1f]+@[^@\s\x00-\x1f]+$")]
-        | None
-    ) = None
+    email: Email | None = None
 
 
 class PasswordChange(Body):
@@ -467,6 +480,10 @@ class TicketQuery(Query):
     ticket: Annotated[str, Field(max_length=16_384)] | None = None
 
 
+class TrackQuery(TicketQuery):
+    lang: Literal["en", "pt-BR"] | None = None
+
+
 class TicketPageQuery(PageQuery):
     ticket: Annotated[str, Field(max_length=16_384)] | None = None
 
@@ -497,7 +514,8 @@ def read_cursor(cursor: str | None, filters: Mapping[str, Any]) -> str | None:
         mark, _, last = raw.decode().partition(":")
     except ValueError as error:
         raise BadCursor from error
-    if mark != _filter_mark(filters) or not last:
+    # What we put there is a name, an id or a number: visible ASCII.
+    if mark != _filter_mark(filters) or KEY.fullmatch(last) is None:
         raise BadCursor
     return last
 

@@ -10,8 +10,8 @@ import pytest
 from tests.services import ROOT
 
 LEVELS = (
-    {"config", "errors", "instants", "logs", "metrics"},
-    {"models", "database", "hub"},
+    {"config", "errors", "instants", "logs", "metrics", "texts"},
+    {"models", "database", "hub", "pages"},
     {"schemas", "events", "auth"},
     {"catalogue", "customers", "moves", "stock"},
     {"accounts", "queues"},
@@ -28,6 +28,7 @@ ONLY_IN = {  # a package → the one file that may import it
     "starlette": "main",
     "slowapi": "main",
     "sse_starlette": "main",
+    "jinja2": "pages",
     "jose": "auth",
     "prometheus_client": "metrics",
     "pydantic_settings": "config",
