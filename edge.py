@@ -10,6 +10,7 @@ import json
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any, Final, NamedTuple
 from uuid import uuid4
@@ -154,6 +155,7 @@ def _listed(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[str]:
     return [part.strip() for part in joined.split(",") if part.strip()]
 
 
+@lru_cache(maxsize=1024)
 def _address(text: str) -> Address | None:
     """An address, with or without a port; None for anything else.
 

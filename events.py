@@ -55,8 +55,9 @@ class Counters:
     changes: dict[int, dict[str, int]] = field(default_factory=dict)
 
     def add(self, queue_id: int, status: str, n: int) -> None:
-        queue = self.changes.setdefault(queue_id, dict.fromkeys(STATUSES, 0))
-        queue[status] += n
+        if queue_id not in self.changes:
+            self.changes[queue_id] = dict.fromkeys(STATUSES, 0)
+        self.changes[queue_id][status] += n
 
     def columns(self) -> list[list[int]]:
         """Queue ids, then the six statuses: only queues where something changes."""
@@ -301,7 +302,7 @@ class Wanted:
 
     @classmethod
     def of(cls, topics: Iterable[str]) -> "Wanted":
-        named: dict[str, list[str]] = {"order": [], "customer": [], "queue": []}
+        named: dict[str, list[str]] = {"order": [], "customer": [], "queue": [], "stock": []}
         every = False
         for topic in sorted(topics):
             kind, colon, name = topic.partition(":")

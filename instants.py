@@ -16,6 +16,7 @@ def _second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
+@lru_cache(maxsize=512)
 def stamp(instant: int) -> str:
     """`2026-11-21T18:00:00.000Z`."""
     seconds, millis = divmod(instant, 1000)

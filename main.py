@@ -232,10 +232,8 @@ def reply(
     data: Any, status: int = 200, *, etag: int | None = None, headers: Mapping[str, str] = {}
 ) -> Response:
     """JSON, made once from plain values."""
-    answer = Response(to_json(data), status, dict(headers), "application/json")
-    if etag is not None:
-        answer.headers["ETag"] = f'"{etag}"'
-    return answer
+    tagged = dict(headers) if etag is None else {**headers, "ETag": f'"{etag}"'}
+    return Response(to_json(data), status, tagged, "application/json")
 
 
 def empty() -> Response:
@@ -782,6 +780,7 @@ def all_problems(
 ) -> list[type[Problem]]:
     """What can come on a route of this kind, and what the route names itself."""
     found: list[type[Problem]] = [*more, errors.Invalid, errors.Internal, errors.Unavailable]
+    found += [errors.UrlTooLarge, errors.HeadersTooLarge]
     if who is not None:
         found += CALLER_PROBLEMS
     if body is not None:
@@ -931,7 +930,7 @@ async def close_session(request: Request) -> Response:
     tag="Accounts",
     who=None,
     limit="register",
-    answer=schemas.AccountOut,
+    answer=schemas.Account,
     status=201,
     problems=[errors.NotFound, errors.AccountExists, errors.CustomerExists, errors.Overloaded],
 )
@@ -987,7 +986,7 @@ async def me(request: Request, who: Caller) -> Response:
     tag="Accounts",
     who=ADMIN,
     query=schemas.PageQuery,
-    answer=openapi.page(schemas.AccountOut),
+    answer=openapi.page(schemas.Account),
     problems=[errors.BadCursor],
 )
 async def list_accounts(
@@ -1004,7 +1003,7 @@ async def list_accounts(
     "create_account",
     tag="Accounts",
     who=ADMIN,
-    answer=schemas.AccountOut,
+    answer=schemas.Account,
     status=201,
     problems=[errors.AccountExists],
 )
@@ -1022,7 +1021,7 @@ async def create_account(
     "update_account",
     tag="Accounts",
     who=ADMIN,
-    answer=schemas.AccountOut,
+    answer=schemas.Account,
     problems=[errors.LastAdmin],
 )
 async def update_account(
@@ -1048,7 +1047,7 @@ def queue_answer(shape: dict[str, Any], status: int = 200, **headers: str) -> Re
     tag="Queues",
     who=STAFF,
     query=schemas.QueuesQuery,
-    answer=openapi.page(schemas.QueueOut),
+    answer=openapi.page(schemas.Queue),
     problems=[errors.BadCursor],
 )
 async def list_queues(
@@ -1065,7 +1064,7 @@ async def list_queues(
     "create_queue",
     tag="Queues",
     who=ADMIN,
-    answer=schemas.QueueOut,
+    answer=schemas.Queue,
     status=201,
     problems=[errors.QueueExists],
 )
@@ -1079,7 +1078,7 @@ async def create_queue(
     return queue_answer(change.queue, 201, Location=f"{API}/queues/{body.name}")
 
 
-@route("GET", "/queues/{name}", "get_queue", tag="Queues", who=STAFF, answer=schemas.QueueOut)
+@route("GET", "/queues/{name}", "get_queue", tag="Queues", who=STAFF, answer=schemas.Queue)
 async def get_queue(request: Request) -> Response:
     """A queue with its exact counts."""
     return queue_answer(await queues.get(service.db, queue_of(request)))
@@ -1091,7 +1090,7 @@ async def get_queue(request: Request) -> Response:
     "update_queue",
     tag="Queues",
     who=ADMIN,
-    answer=schemas.QueueOut,
+    answer=schemas.Queue,
     problems=[errors.VersionMismatch, errors.BadHeader],
 )
 async def update_queue(
@@ -1135,9 +1134,7 @@ async def delete_queue(
     return empty()
 
 
-@route(
-    "POST", "/queues/{name}/pause", "pause_queue", tag="Queues", who=ADMIN, answer=schemas.QueueOut
-)
+@route("POST", "/queues/{name}/pause", "pause_queue", tag="Queues", who=ADMIN, answer=schemas.Queue)
 async def pause_queue(
     request: Request, _: Annotated[schemas.Nothing, Depends(Json(schemas.Nothing))], who: Caller
 ) -> Response:
@@ -1153,7 +1150,7 @@ async def pause_queue(
     "resume_queue",
     tag="Queues",
     who=ADMIN,
-    answer=schemas.QueueOut,
+    answer=schemas.Queue,
 )
 async def resume_queue(
     request: Request, _: Annotated[schemas.Nothing, Depends(Json(schemas.Nothing))], who: Caller
@@ -1366,7 +1363,7 @@ async def messages_page(
     tag="Messages",
     who=LOOKERS,
     query=schemas.MessagesQuery,
-    answer=openapi.page(schemas.MessageOut),
+    answer=openapi.page(schemas.Message),
     problems=[errors.BadCursor],
 )
 async def list_queue_messages(request: Request, query: MessagesQuery) -> Response:
@@ -1381,7 +1378,7 @@ async def list_queue_messages(request: Request, query: MessagesQuery) -> Respons
     tag="Messages",
     who=LOOKERS,
     query=schemas.MessagesQuery,
-    answer=openapi.page(schemas.MessageOut),
+    answer=openapi.page(schemas.Message),
     problems=[errors.BadCursor],
 )
 async def list_messages(request: Request, query: MessagesQuery) -> Response:
@@ -1389,7 +1386,7 @@ async def list_messages(request: Request, query: MessagesQuery) -> Response:
     return await messages_page(request, query, None)
 
 
-@route("GET", "/messages/{id}", "get_message", tag="Messages", who=STAFF, answer=schemas.MessageOut)
+@route("GET", "/messages/{id}", "get_message", tag="Messages", who=STAFF, answer=schemas.Message)
 async def get_message(request: Request) -> Response:
     """One message."""
     message_id = message_id_of(request)
@@ -1441,7 +1438,7 @@ async def get_message_history(
     tag="Messages",
     who=PRODUCERS,
     limit="write",
-    answer=schemas.MessageOut,
+    answer=schemas.Message,
     problems=[errors.IllegalTransition, errors.VersionMismatch, errors.BadHeader],
 )
 async def cancel_message(
@@ -1463,7 +1460,7 @@ async def cancel_message(
     tag="Messages",
     who=ADMIN,
     limit="write",
-    answer=schemas.MessageOut,
+    answer=schemas.Message,
     problems=[errors.IllegalTransition, errors.VersionMismatch, errors.BadHeader],
 )
 async def retry_message(
@@ -1753,7 +1750,7 @@ async def readable_order(request: Request, who: Principal | None) -> tuple[moves
     who=ORDER_READERS,
     ticket=True,
     query=schemas.TicketQuery,
-    answer=schemas.OrderOut,
+    answer=schemas.Order,
 )
 async def get_order(request: Request, who: Caller) -> Response:
     """An order as its customer sees it."""
@@ -1789,7 +1786,7 @@ async def get_order_history(
     tag="Orders",
     who=BUYERS,
     limit="write",
-    answer=schemas.OrderOut,
+    answer=schemas.Order,
     problems=[errors.IllegalTransition, errors.VersionMismatch, errors.BadHeader],
 )
 async def cancel_order(
@@ -2048,7 +2045,7 @@ async def after_of(query: schemas.HistoryQuery) -> int:
     tag="Events",
     who=SIGNED_IN,
     limit="stream",
-    answer=schemas.TicketOut,
+    answer=schemas.Ticket,
     status=201,
     problems=[errors.NotFound],
 )

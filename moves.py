@@ -11,7 +11,6 @@ decided (rows, events, counters) is written by the writer in one transaction.
 """
 
 import hashlib
-import json
 import os
 import random
 import secrets
@@ -20,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from errors import (
     IdempotencyKeyReused,
@@ -214,12 +213,12 @@ def message_shape(row: Message, queue: str) -> dict[str, Any]:
         "status": row.status.value,
         "version": row.version,
         "cancel_requested": row.cancel_requested_at is not None,
-        "items": json.loads(row.items),
+        "items": from_json(row.items),
         "total_cents": row.total_cents,
         "currency": row.currency,
         "priority": row.priority,
         "group": row.group,
-        "metadata": json.loads(row.metadata),
+        "metadata": from_json(row.metadata),
         "idempotency_key": row.idempotency_key,
         "attempts": row.attempts,
         "lost_leases": row.lost_leases,
@@ -229,7 +228,7 @@ def message_shape(row: Message, queue: str) -> dict[str, Any]:
         "worker": row.worker if leased else None,
         "lease_expires_at": stamp_or_none(row.lease_expires_at),
         "last_error": row.last_error,
-        "result": None if row.result is None else json.loads(row.result),
+        "result": None if row.result is None else from_json(row.result),
         "created_at": stamp(row.created_at),
         "updated_at": stamp(row.updated_at),
         "finished_at": stamp_or_none(row.finished_at),
@@ -285,7 +284,7 @@ def event_data(
         "reason": reason,
         "version": row.version,
         "cancel_requested": row.cancel_requested_at is not None,
-        "items": json.loads(row.items) if status is None else None,
+        "items": from_json(row.items) if status is None else None,
         "total_cents": row.total_cents,
         "currency": row.currency,
         "available_at": stamp(row.available_at),

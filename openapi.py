@@ -21,6 +21,11 @@ TAGS = {
     "Events": "Every change, live and from the log.",
     "Operations": "For those who run the service.",
 }
+PATHS: dict[str, dict[str, Any]] = {
+    "id": {"format": "uuid", "examples": [schemas.EXAMPLE_ID]},
+    "name": {"pattern": schemas.QUEUE_NAME, "examples": ["orders"]},
+    "username": {"pattern": schemas.USERNAME, "examples": ["shop"]},
+}
 HEADERS = {
     "If-Match": 'The version it must have, as in its ETag: `"3"`.',
     "Idempotency-Key": "1 to 255 visible ASCII characters; the same again answers as before.",
@@ -65,7 +70,7 @@ ITEMS: tuple[type[BaseModel], ...] = (
     schemas.NackItem,
     schemas.ReleaseItem,
     schemas.ExtendItem,
-    schemas.ProblemOut,
+    schemas.Problem,
 )
 
 
@@ -107,7 +112,7 @@ def _components(operations: Sequence[Operation]) -> dict[str, Any]:
     wanted: list[tuple[type[BaseModel], Any]] = [
         *((model, "validation") for model in sorted(incoming | set(ITEMS[:-1]), key=_name)),
         *((model, "serialization") for model in sorted(outgoing, key=_name)),
-        (schemas.ProblemOut, "serialization"),
+        (schemas.Problem, "serialization"),
     ]
     _, made = models_json_schema(wanted, ref_template=REFERENCE)
     return made["$defs"]
@@ -166,8 +171,8 @@ def _header(name: str) -> dict[str, Any]:
     }
 
 
-def _path_schema(name: str) -> dict[str, str]:
-    return {"type": "string", "format": "uuid"} if name == "id" else {"type": "string"}
+def _path_schema(name: str) -> dict[str, Any]:
+    return {"type": "string", **PATHS[name]}
 
 
 def _inlined(kind: Any, defs: dict[str, Any]) -> Any:
@@ -204,10 +209,14 @@ def _responses(one: Operation) -> dict[str, Any]:
         if problem.code not in codes:
             codes.append(problem.code)
     for status, codes in sorted(by_status.items()):
-        made[str(status)] = {
-            "description": ", ".join(sorted(codes)),
-            "content": {"application/problem+json": {"schema": _reference(schemas.ProblemOut)}},
+        content: dict[str, Any] = {
+            "application/problem+json": {"schema": _reference(schemas.Problem)}
         }
+        if one.answer == "text/html":
+            content["text/html"] = {}  # whoever opened a page is told by a page
+        made[str(status)] = {"description": ", ".join(sorted(codes)), "content": content}
+    if one.verb == "ready":
+        made["503"] = {**_success(one), "description": "It cannot serve now."}
     return made
 
 

@@ -692,7 +692,7 @@ async def find(session: Session, message_id: str) -> tuple[Message, str]:
         message_id,
     )
     if not rows:
-        raise NotFound("There is no such message.")
+        raise NotFound  # in the words for what is another's: nobody learns which it is
     return read_message(rows[0]), rows[0]["queue_name"]
 
 

@@ -32,6 +32,7 @@ MAX_EMAIL = 254
 SKU = r"^[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}$"
 QUEUE_NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 USERNAME = r"^[a-z0-9][a-z0-9._@-]{0,63}$"
+UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
 ORDER_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
@@ -51,7 +52,7 @@ def _instant(value: Any) -> Any:
 
 def _clean(value: str) -> str:
     """No NUL (PostgreSQL cannot store it) and no lone surrogate (no UTF-8 can)."""
-    if "\x00" in value or any("\ud800" <= char <= "\udfff" for char in value):
+    if UNSTORABLE.search(value):
         raise PydanticCustomError("text", "no NUL and no lone surrogate in a text")
     return value
 
@@ -63,7 +64,7 @@ def _walk(value: Any, depth: int) -> None:
         _clean(value)
     elif isinstance(value, float) and not math.isfinite(value):
         raise PydanticCustomError("number", "NaN and Infinity are not JSON")
-    elif isinstance(value, Mapping):
+    elif isinstance(value, dict):
         for key, item in value.items():
             _clean(key)
             _walk(item, depth + 1)
@@ -129,6 +130,21 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def example(**fields: Any) -> ConfigDict:
+    """A body to show and to try."""
+    return ConfigDict(json_schema_extra={"examples": [fields]})
+
+
+EXAMPLE_ID = "01a1ff43-dd00-7b3e-8f21-4c5d6e7f8091"
+EXAMPLE_RECEIPT = "pXvKJ1Qd0rX3hT6yWm8sZk2N"
+EXAMPLE_PURCHASE: dict[str, Any] = {
+    "customer": "c-7",
+    "items": [{"sku": "disc-001", "quantity": 2, "amount_cents": 1980}],
+    "reference": "1042",
+    "idempotency_key": "1042",
+}
+
+
 def body_of(model: type[Body], value: Any) -> Body:
     """Check a parsed body, without the nulls of its first level.
 
@@ -150,18 +166,7 @@ class Item(Body):
 class Purchase(Body):
     """What a service posts into a queue."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "customer": "c-7",
-                    "items": [{"sku": "disc-001", "quantity": 2, "amount_cents": 1980}],
-                    "reference": "1042",
-                    "idempotency_key": "1042",
-                }
-            ]
-        }
-    )
+    model_config = example(**EXAMPLE_PURCHASE)
 
     customer: CustomerId
     items: Annotated[list[Item], Field(min_length=1, max_length=100)]
@@ -191,12 +196,16 @@ class Purchase(Body):
 
 
 class PurchaseBatch(Body):
+    model_config = example(messages=[EXAMPLE_PURCHASE])
+
     messages: Annotated[list[Any], Field(min_length=1, max_length=MAX_BATCH)] = Field(
         json_schema_extra={"items": {"$ref": "#/components/schemas/Purchase"}}
     )
 
 
 class Claim(Body):
+    model_config = example(max=10, wait_seconds=0, worker="w1")
+
     max: Annotated[int, whole(1, 100)] = 1
     wait_seconds: Annotated[int, whole(0, 20)] = 0
     lease_seconds: LeaseSeconds | None = None
@@ -204,12 +213,16 @@ class Claim(Body):
 
 
 class Ack(Body):
+    model_config = example(receipt=EXAMPLE_RECEIPT, result={"paid": True}, forward_to="picking")
+
     receipt: Receipt
     result: Blob = None
     forward_to: QueueName | None = None
 
 
 class Nack(Body):
+    model_config = example(receipt=EXAMPLE_RECEIPT, error="card service timed out", delay_seconds=5)
+
     receipt: Receipt
     error: ErrorText
     delay_seconds: DelaySeconds | None = None
@@ -217,27 +230,39 @@ class Nack(Body):
 
 
 class Release(Body):
+    model_config = example(receipt=EXAMPLE_RECEIPT)
+
     receipt: Receipt
 
 
 class Extend(Body):
+    model_config = example(receipt=EXAMPLE_RECEIPT, lease_seconds=60)
+
     receipt: Receipt
     lease_seconds: LeaseSeconds
 
 
 class AckItem(Ack):
+    model_config = example(id=EXAMPLE_ID, receipt=EXAMPLE_RECEIPT, result={"paid": True})
+
     id: MessageId
 
 
 class NackItem(Nack):
+    model_config = example(id=EXAMPLE_ID, receipt=EXAMPLE_RECEIPT, error="card service timed out")
+
     id: MessageId
 
 
 class ReleaseItem(Release):
+    model_config = example(id=EXAMPLE_ID, receipt=EXAMPLE_RECEIPT)
+
     id: MessageId
 
 
 class ExtendItem(Extend):
+    model_config = example(id=EXAMPLE_ID, receipt=EXAMPLE_RECEIPT, lease_seconds=60)
+
     id: MessageId
 
 
@@ -250,33 +275,51 @@ def _many(item: str) -> Any:
 
 
 class Acks(Body):
+    model_config = example(acks=[{"id": EXAMPLE_ID, "receipt": EXAMPLE_RECEIPT}])
+
     acks: list[Any] = _many("AckItem")
 
 
 class Nacks(Body):
+    model_config = example(
+        nacks=[{"id": EXAMPLE_ID, "receipt": EXAMPLE_RECEIPT, "error": "no stock"}]
+    )
+
     nacks: list[Any] = _many("NackItem")
 
 
 class Releases(Body):
+    model_config = example(releases=[{"id": EXAMPLE_ID, "receipt": EXAMPLE_RECEIPT}])
+
     releases: list[Any] = _many("ReleaseItem")
 
 
 class Extends(Body):
+    model_config = example(
+        extends=[{"id": EXAMPLE_ID, "receipt": EXAMPLE_RECEIPT, "lease_seconds": 60}]
+    )
+
     extends: list[Any] = _many("ExtendItem")
 
 
 class Cancel(Body):
+    model_config = example(reason="ordered twice")
+
     reason: ErrorText | None = None
 
 
 class Nothing(Body):
     """A call without a body; an empty object is as good."""
 
+    model_config = example()
+
 
 # --- queues ---------------------------------------------------------------------------
 
 
 class QueueSettings(Body):
+    model_config = example(description="Cards are charged here.", lease_seconds=60)
+
     description: Annotated[Text, Field(max_length=2000)] = ""
     lease_seconds: LeaseSeconds = 30
     max_attempts: Annotated[int, whole(1, 100)] = 10
@@ -286,10 +329,14 @@ class QueueSettings(Body):
 
 
 class QueueIn(QueueSettings):
+    model_config = example(name="payments", lease_seconds=60, max_attempts=5)
+
     name: QueueName
 
 
 class Redrive(Body):
+    model_config = example(error_contains="timed out", limit=100, dry_run=True)
+
     error_contains: ErrorText | None = None
     customer: CustomerId | None = None
     sku: Sku | None = None
@@ -305,6 +352,8 @@ Roles = Annotated[list[Role], Field(min_length=1, max_length=5)]
 
 
 class AccountIn(Body):
+    model_config = example(username="shop", password="a-long-password", roles=["producer"])
+
     username: Username
     password: Password
     roles: Roles
@@ -312,6 +361,8 @@ class AccountIn(Body):
 
 
 class AccountPatch(Body):
+    model_config = example(roles=["producer", "viewer"])
+
     password: Password | None = None
     roles: Roles | None = None
     customer: CustomerId | None = None
@@ -321,6 +372,8 @@ class AccountPatch(Body):
 
 class SignIn(Body):
     """Any text is a try: a password that cannot be right is just wrong."""
+
+    model_config = example(username="shop", password="a-long-password")
 
     username: Annotated[Text, Field(max_length=256)]
     password: Annotated[Text, Field(max_length=1024)]
@@ -336,6 +389,8 @@ class SignInForm(SignIn):
 
 
 class Refresh(Body):
+    model_config = example(refresh_token="eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.e30.c2lnbmF0dXJl")
+
     refresh_token: Annotated[Text, Field(max_length=4096)]
 
 
@@ -355,12 +410,16 @@ Email = Annotated[
 
 
 class Register(Body):
+    model_config = example(username="ana", password="a-long-password", email="ana@example.org")
+
     username: Username
     password: Password
     email: Email | None = None
 
 
 class PasswordChange(Body):
+    model_config = example(current="a-long-password", new="a-longer-password")
+
     current: Annotated[Text, Field(max_length=1024)]
     new: Password
 
@@ -370,12 +429,16 @@ Topics = Annotated[list[Topic], Field(min_length=1, max_length=64)]
 
 
 class TicketIn(Body):
+    model_config = example(topics=["queues"], expires_in=900)
+
     topics: Topics
     expires_in: Annotated[int, whole(60, 604_800)] = 900
     max_streams: Annotated[int, whole(1, 12_000)] = 16
 
 
 class TicketRevoke(Body):
+    model_config = example(ticket="AWcQ2mAAEAAAAAGl0b2")
+
     ticket: Annotated[Text, Field(max_length=16_384)]
 
 
@@ -537,7 +600,7 @@ class Tracking(BaseModel):
     expires_at: str
 
 
-class MessageOut(BaseModel):
+class Message(BaseModel):
     """A purchase as staff see it."""
 
     id: str
@@ -567,11 +630,11 @@ class MessageOut(BaseModel):
     finished_at: str | None
 
 
-class MessagePosted(MessageOut):
+class MessagePosted(Message):
     tracking: Tracking
 
 
-class MessageClaimed(MessageOut):
+class MessageClaimed(Message):
     receipt: str
     lease_epoch: int
 
@@ -580,7 +643,7 @@ class Claimed(BaseModel):
     messages: list[MessageClaimed]
 
 
-class OrderOut(BaseModel):
+class Order(BaseModel):
     """A purchase as its customer sees it."""
 
     id: str
@@ -626,10 +689,10 @@ class ProblemError(BaseModel):
     header: str | None = None
 
 
-class ProblemOut(BaseModel):
+class Problem(BaseModel):
     """RFC 9457."""
 
-    model_config = ConfigDict(extra="allow", title="Problem")
+    model_config = ConfigDict(extra="allow")
 
     type: str
     title: str
@@ -643,7 +706,7 @@ class ProblemOut(BaseModel):
 class Result(BaseModel):
     status: int
     id: str | None
-    problem: ProblemOut | None
+    problem: Problem | None
 
 
 class Results(BaseModel):
@@ -670,7 +733,7 @@ class Counts(BaseModel):
     expired: int
 
 
-class QueueOut(BaseModel):
+class Queue(BaseModel):
     name: str
     description: str
     lease_seconds: int
@@ -730,7 +793,7 @@ class Redriven(BaseModel):
     remaining: int
 
 
-class AccountOut(BaseModel):
+class Account(BaseModel):
     username: str
     roles: list[Role]
     customer: str | None
@@ -739,7 +802,7 @@ class AccountOut(BaseModel):
     last_seen_at: str | None
 
 
-class Me(AccountOut):
+class Me(Account):
     scope: str
     expires_at: str
 
@@ -752,7 +815,7 @@ class Tokens(BaseModel):
     scope: str
 
 
-class TicketOut(BaseModel):
+class Ticket(BaseModel):
     ticket: str
     expires_at: str
     url: str

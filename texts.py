@@ -22,7 +22,7 @@ ENGLISH = {
     "no_script": "Reload the page to see what is new.",
     # where it stands
     "status.pending": "In line",
-    "status.processing": "In work",
+    "status.processing": "In progress",
     "status.completed": "Completed",
     "status.failed": "Stopped",
     "status.cancelled": "Cancelled",

@@ -6,7 +6,7 @@ const page = document.querySelector("main");
 const words = JSON.parse(document.getElementById("words").content.textContent);
 const find = (id) => document.getElementById(id);
 const local = new Intl.DateTimeFormat(document.documentElement.lang, {
-  dateStyle: "short",
+  dateStyle: "medium",
   timeStyle: "medium",
 });
 
@@ -24,7 +24,6 @@ let source = null;
 
 function say(state) {
   const line = find("line");
-  line.hidden = false;
   line.dataset.state = state;
   line.textContent = words[`line.${state}`];
 }

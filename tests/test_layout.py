@@ -17,7 +17,7 @@ LEVELS = (
     {"accounts", "queues"},
     {"writer"},
     {"upkeep", "orders"},
-    {"edge", "openapi"},
+    {"demo", "doctor", "edge", "openapi"},
     {"main", "cli"},
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}

@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m bench` lists them. They start the real service beside its twin."""

@@ -1,0 +1,353 @@
+"""A check-up: what is well with an installation, what is not, and what to do about it.
+
+Nothing here changes anything. The checks of the database read as of one instant and give up
+after 5 s: on the primary a longer snapshot would slow every writer down.
+"""
+
+import json
+import resource
+import shutil
+import stat
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
+from enum import StrEnum
+from pathlib import Path
+from typing import NamedTuple
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+import config
+import database
+import events
+from config import Settings
+from database import DRIVER_ERRORS, WRITER_NAME, Database, Dialect, Row
+from events import STATUSES
+
+MIB = 1 << 20
+DISK_WARN = 1024 * MIB
+DISK_FAIL = 128 * MIB
+SKEW_WARN_MS = 1_000
+SKEW_FAIL_MS = 60_000  # a token from that far ahead is refused
+SNAPSHOT_SECONDS = 5.0
+FROZEN_SECONDS = 3.0
+NEWEST = 10_000  # messages that are compared with their last event
+FILES_BESIDES = 256  # open files of a process besides its streams
+REDIS_SECONDS = 2.0
+NAMED = 3  # examples in a sentence
+
+
+class Level(StrEnum):
+    OK = "ok"
+    WARN = "warn"  # it works, but look
+    FAIL = "fail"  # something is broken, or about to
+
+
+class Finding(NamedTuple):
+    """One line of the report. `advice` says what to do; empty when all is well."""
+
+    level: Level
+    what: str
+    text: str
+    advice: str = ""
+
+
+def ok(what: str, text: str) -> Finding:
+    return Finding(Level.OK, what, text)
+
+
+def warn(what: str, text: str, advice: str) -> Finding:
+    return Finding(Level.WARN, what, text, advice)
+
+
+def fail(what: str, text: str, advice: str) -> Finding:
+    return Finding(Level.FAIL, what, text, advice)
+
+
+async def examine(current: Settings) -> list[Finding]:
+    """Everything, in the order of the report."""
+    found = [*settings(current), *secret_files(current), *disk(current), open_files(current)]
+    found += await of_database(current)
+    found.append(await redis_answers(current))
+    return found
+
+
+# --- the machine ----------------------------------------------------------------------
+
+
+def settings(current: Settings) -> Iterator[Finding]:
+    production = current.environment == "production"
+    yield ok("settings", f"they can be used; {current.environment}")
+    if not current.rate_limits:
+        text = "rate limits are off"
+        yield warn("settings", text, "set FILAVIVA_RATE_LIMITS=on; off is for load tests")
+    if production and not current.public_url.startswith("https:"):
+        text = f"people reach the service without TLS: {current.public_url}"
+        yield warn("settings", text, "set FILAVIVA_PUBLIC_URL to its https:// address")
+
+
+def secret_files(current: Settings) -> Iterator[Finding]:
+    """Files that only the service's own user may read."""
+    names = ["secret-key", "admin-password", "filaviva.db"]
+    present = [path for name in names if (path := current.data_dir / name).exists()]
+    open_ones = [path for path in present if _open_to_others(path)]
+    for path in open_ones:
+        text = f"every user of this machine can read {path}"
+        level = Level.WARN if path.suffix == ".db" else Level.FAIL
+        yield Finding(level, "files", text, f"chmod 600 {path}")
+    if not open_ones:
+        yield ok("files", f"nobody else can read the {len(present)} secret files")
+
+
+def _open_to_others(path: Path) -> bool:
+    """Whether others may read a file, and enter its folder to do so."""
+    folder, file = path.resolve().parent.stat().st_mode, path.stat().st_mode
+    return bool(file & stat.S_IROTH and folder & stat.S_IXOTH)
+
+
+def disk(current: Settings) -> Iterator[Finding]:
+    """Room where the data directory is."""
+    place = current.data_dir.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    text = f"{free // MIB:,} MiB free at {place}"
+    if free >= DISK_WARN:
+        yield ok("disk", text)
+    else:
+        level = Level.FAIL if free < DISK_FAIL else Level.WARN
+        yield Finding(level, "disk", text, "make room: a full disk stops every post")
+
+
+def open_files(current: Settings) -> Finding:
+    """Each stream is an open file; `serve` raises the soft limit up to the hard one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = files_wanted(current)
+    if hard == resource.RLIM_INFINITY or hard >= wanted:
+        return ok("open files", f"as many as {wanted:,} are allowed")
+    text = f"{hard:,} are allowed, {wanted:,} wanted for {current.max_streams:,} streams"
+    return warn("open files", text, "raise the hard limit (LimitNOFILE=) or lower MAX_STREAMS")
+
+
+def files_wanted(current: Settings) -> int:
+    """How many files one process may have open at once."""
+    return current.max_streams + current.pool_size + FILES_BESIDES
+
+
+# --- the database ---------------------------------------------------------------------
+
+
+async def of_database(current: Settings) -> list[Finding]:
+    """Every check that needs it; only one finding when it cannot be had."""
+    db = Database(config.tortoise_orm(current))
+    if db.dialect is Dialect.SQLITE and not db.path.exists():
+        text = f"there is none at {db.path} yet"
+        return [fail("database", text, "start the service, or run `python cli.py migrate`")]
+    try:
+        started = time.perf_counter()
+        with suppress(RuntimeError):  # it answers; what is unsafe about it is found below
+            await db.open()
+        milliseconds = (time.perf_counter() - started) * 1000
+        found = [ok("database", f"{db.dialect.value} answers ({milliseconds:.0f} ms)")]
+        for what, check in CHECKS.items():
+            found += await _done(what, check, db)
+            if what == "schema" and found[-1].level is Level.FAIL:
+                break  # the others would stumble over the same
+    except (*DRIVER_ERRORS, OSError) as error:
+        text = f"it does not answer: {type(error).__name__}"
+        found = [fail("database", text, "is it running, and is FILAVIVA_DATABASE_URL right?")]
+    finally:
+        await db.close()
+    return found
+
+
+Check = Callable[[Database], Awaitable[Sequence[Finding]]]
+
+
+async def _done(what: str, check: Check, db: Database) -> Sequence[Finding]:
+    """What a check finds, or that it could not be done."""
+    try:
+        return await check(db)
+    except TimeoutError:
+        text = "there is too much to look at within 5 s"
+        return [warn(what, text, "check a replica or a restored backup instead")]
+    except (*DRIVER_ERRORS, OSError) as error:
+        text = f"it cannot be checked: {type(error).__name__}"
+        return [fail(what, text, "what the database says stands in its own log")]
+
+
+async def durability(db: Database) -> list[Finding]:
+    """What makes an accepted purchase survive a power cut."""
+    async with db.read() as session:
+        if db.dialect is Dialect.SQLITE:
+            mode = (await session.fetch("PRAGMA journal_mode"))[0][0]
+            return [_setting("journal_mode", mode, "wal")]
+        names = ("fsync", "full_page_writes")
+        return [_setting(name, (await session.fetch(f"SHOW {name}"))[0][0], "on") for name in names]
+
+
+def _setting(name: str, value: str, wanted: str) -> Finding:
+    if value == wanted:
+        return ok("durability", f"{name} is {value}")
+    return fail("durability", f"{name} is {value}", f"set {name} = {wanted}")
+
+
+async def schema(db: Database) -> list[Finding]:
+    pending = await db.pending_migrations()
+    if pending:
+        text = f"it lacks {', '.join(pending)}"
+        return [fail("schema", text, "run `python cli.py migrate`")]
+    return [ok("schema", "up to date")]
+
+
+async def clock(db: Database) -> list[Finding]:
+    """Tokens are checked by this machine's clock, everything else happens by the database's."""
+    async with db.read() as session:
+        before = time.time_ns() // 1_000_000
+        theirs = await database.now(session)
+        after = time.time_ns() // 1_000_000
+    skew = max(before - theirs, theirs - after, 0)
+    text = f"{skew / 1000:g} s between this machine and the database"
+    if skew < SKEW_WARN_MS:
+        return [ok("clock", text)]
+    level = Level.FAIL if skew >= SKEW_FAIL_MS else Level.WARN
+    return [Finding(level, "clock", text, "keep both clocks right with NTP")]
+
+
+async def snapshots(db: Database) -> list[Finding]:
+    async with db.read() as session:
+        age = await database.oldest_snapshot(session)
+    text = f"the oldest is {age:.0f} s old"
+    if age < SNAPSHOT_SECONDS:
+        return [ok("snapshots", text)]
+    advice = "end that session, or run dumps and reports on a replica: it slows every writer"
+    return [warn("snapshots", text, advice)]
+
+
+FROZEN = (
+    "SELECT pid FROM pg_stat_activity WHERE application_name = $1"
+    " AND datname = current_database() AND wait_event_type = 'Client'"
+    " AND extract(epoch FROM clock_timestamp() - xact_start) > $2"
+)
+
+
+async def writers(db: Database) -> list[Finding]:
+    """Sessions that hold locks for a process that does not answer."""
+    if db.dialect is Dialect.SQLITE:
+        return []
+    async with db.read() as session:
+        rows = await session.fetch(FROZEN, WRITER_NAME, FROZEN_SECONDS)
+    if not rows:
+        return [ok("writers", "none is frozen")]
+    text = f"frozen: backend {', '.join(str(row['pid']) for row in rows)}"
+    advice = "a process that serves ends them within a second; if none runs, pg_terminate_backend"
+    return [warn("writers", text, advice)]
+
+
+KEPT = "SELECT q.name, c.* FROM queue_counts c JOIN queues q ON q.id = c.queue_id"
+COUNTED = "SELECT queue_id, status, count(*) AS n FROM messages GROUP BY queue_id, status"
+
+
+async def counters(db: Database) -> list[Finding]:
+    """The counters of each queue against its messages, counted in the same snapshot."""
+    async with db.snapshot() as session:
+        kept = await session.fetch(KEPT)
+        counted = await session.fetch(COUNTED)
+    found = Counter({(row["queue_id"], row["status"]): row["n"] for row in counted})
+    wrong = [
+        f"{row['name']} {status}: {row[status]:,} kept, {n:,} counted"
+        for row in kept
+        for status in STATUSES
+        if (n := found.pop((row["queue_id"], status), 0)) != row[status]
+    ]
+    wrong += [
+        f"queue {queue}, {status}: {n:,} without a counter" for (queue, status), n in found.items()
+    ]
+    if wrong:
+        return [fail("counters", "; ".join(wrong[:NAMED]), REPAIR)]
+    return [ok("counters", f"{sum(row['n'] for row in counted):,} messages, counted one by one")]
+
+
+REPAIR = "something else wrote into the tables; keep a copy for inspection, restore a backup"
+
+
+async def log(db: Database) -> list[Finding]:
+    """Above the floor no number is missing: what streams are promised rests on it."""
+    async with db.snapshot() as session:
+        now = await events.look(session)
+        row = (
+            await session.fetch(
+                "SELECT count(*) AS n, max(seq) AS last FROM events WHERE seq > $1", now.floor
+            )
+        )[0]
+    last = now.floor if row["last"] is None else row["last"]
+    if last > now.head:
+        return [fail("event log", f"it goes on to {last:,}, the head says {now.head:,}", REPAIR)]
+    missing = now.head - now.floor - row["n"]
+    if missing:
+        text = f"{missing:,} of the events {now.floor + 1:,} to {now.head:,} are missing"
+        return [fail("event log", text, REPAIR)]
+    return [ok("event log", f"{row['n']:,} events without a gap, up to {now.head:,}")]
+
+
+LAST_EVENTS = (
+    "SELECT m.id, m.version, m.status, e.data FROM"
+    " (SELECT id, version, status FROM messages ORDER BY id DESC LIMIT $1) m"
+    " LEFT JOIN events e ON e.message = m.id"
+    " AND e.seq = (SELECT max(l.seq) FROM events l WHERE l.message = m.id)"
+)
+
+
+async def versions(db: Database) -> list[Finding]:
+    """The newest messages say what their last events say."""
+    async with db.snapshot() as session:
+        rows = await session.fetch(LAST_EVENTS, NEWEST)
+    wrong = [str(row["id"]) for row in rows if not _told(row)]
+    if wrong:
+        text = f"{len(wrong):,} differ from their last event: {', '.join(wrong[:NAMED])}"
+        return [fail("messages", text, REPAIR)]
+    return [ok("messages", f"the newest {len(rows):,} are as their last events say")]
+
+
+def _told(row: Row) -> bool:
+    data = json.loads(row["data"] or "{}")
+    return (data.get("version"), data.get("status")) == (row["version"], row["status"])
+
+
+CHECKS: dict[str, Check] = {
+    "durability": durability,
+    "schema": schema,
+    "clock": clock,
+    "snapshots": snapshots,
+    "writers": writers,
+    "counters": counters,
+    "event log": log,
+    "messages": versions,
+}
+
+
+# --- Redis ----------------------------------------------------------------------------
+
+
+async def redis_answers(current: Settings) -> Finding:
+    if current.redis_url is None:
+        return ok("redis", "none; with one process nothing is missing")
+    client = Redis.from_url(
+        current.redis_url.get_secret_value(),
+        socket_timeout=REDIS_SECONDS,
+        socket_connect_timeout=REDIS_SECONDS,
+        retry=Retry(NoBackoff(), 0),
+    )
+    try:
+        started = time.perf_counter()
+        await client.ping()
+        return ok("redis", f"answers ({(time.perf_counter() - started) * 1000:.0f} ms)")
+    except (RedisError, OSError) as error:
+        text = f"it does not answer: {type(error).__name__}"
+        return warn("redis", text, "nothing is lost; until it is back events arrive a second late")
+    finally:
+        await client.aclose()

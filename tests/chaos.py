@@ -1,0 +1,621 @@
+"""Attacks on the running service, and what must be true after them.
+
+Two processes on one PostgreSQL and one Redis; the first reaches its database through a
+`Proxy`, so that it can be stopped or cut off at an exact statement.
+"""
+
+import argparse
+import contextlib
+import itertools
+import json
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests import services
+from tests.house import ADMIN_PASSWORD, CUSTOMER, DISC, SECRET_KEY, House
+from tests.ledger import Ledger
+from tests.live import head
+from tests.proxy import Proxy, Trap
+from tests.services import Postgres, RedisServer, Server, until
+from tests.sse import CONTROL
+
+IDLE = (
+    "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'filaviva-writer'"
+    " AND datname = current_database() AND state = 'idle in transaction'"
+)
+FIRST, SECOND = 0, 1  # processes; the first is behind the proxy
+ANSWER_SECONDS = 5.0  # in which a process answers while another is frozen
+COMMON = {
+    "SECRET_KEY": SECRET_KEY,
+    "ADMIN_PASSWORD": ADMIN_PASSWORD,
+    "RATE_LIMITS": "off",
+    "PUBLIC_URL": "http://filaviva.test",
+}
+DIFFERING = """
+SELECT count(*) FROM queue_counts c, LATERAL (
+    SELECT count(*) FILTER (WHERE status = 'pending') AS pending,
+        count(*) FILTER (WHERE status = 'processing') AS processing,
+        count(*) FILTER (WHERE status = 'completed') AS completed,
+        count(*) FILTER (WHERE status = 'failed') AS failed,
+        count(*) FILTER (WHERE status = 'cancelled') AS cancelled,
+        count(*) FILTER (WHERE status = 'expired') AS expired
+    FROM messages m WHERE m.queue_id = c.queue_id) AS n
+WHERE (c.pending, c.processing, c.completed, c.failed, c.cancelled, c.expired)
+    <> (n.pending, n.processing, n.completed, n.failed, n.cancelled, n.expired)"""
+
+
+@dataclass
+class Pair:
+    """Two processes, what is behind them, and a thread for calls that take a while."""
+
+    house: House
+    ledger: Ledger
+    proxy: Proxy
+    redis: RedisServer
+    pool: ThreadPoolExecutor
+
+    def process(self, number: int) -> Server:
+        return self.house.servers[number]
+
+    def later(self, call: Callable[[], httpx.Response]) -> Future[httpx.Response]:
+        return self.pool.submit(call)
+
+
+@contextmanager
+def pair(cluster: Postgres, redis: RedisServer) -> Iterator[Pair]:
+    """Two processes on a database of their own."""
+    name = cluster.create()
+    with ExitStack() as stack:
+        stack.callback(cluster.drop, name)
+        proxy = stack.enter_context(Proxy(cluster.port))
+        direct = {**COMMON, "DATABASE_URL": cluster.url(name), "REDIS_URL": redis.url}
+        around = {**direct, "DATABASE_URL": f"postgres://postgres@127.0.0.1:{proxy.port}/{name}"}
+        servers = [stack.enter_context(Server(**given)) for given in (around, direct)]
+        house = House(servers)
+        stack.callback(house.close)
+        house.make_accounts()
+        for role in ("admin", "producer", "worker", "viewer"):
+            house.token(role)
+        pool = stack.enter_context(ThreadPoolExecutor(8))
+        yield Pair(house, Ledger.postgres(cluster, name), proxy, redis, pool)
+
+
+@contextmanager
+def own_pair() -> Iterator[Pair]:
+    """The same with servers of its own, as the long runs want it."""
+    with services.postgres() as cluster, services.redis() as redis, pair(cluster, redis) as found:
+        yield found
+
+
+def arguments(args: list[str], rounds: int) -> tuple[int, random.Random]:
+    """`[ROUNDS] [--seed N]` of a long run; the seed is printed, so that it can be had again."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("rounds", nargs="?", type=int, default=rounds)
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
+    given = parser.parse_args(args)
+    print(f"seed {given.seed}", flush=True)
+    return given.rounds, random.Random(given.seed)
+
+
+def history(ledger: Ledger, message: str) -> list[str]:
+    """The types of a message's events, oldest first."""
+    return ledger.sql(f"SELECT type FROM events WHERE message = '{message}' ORDER BY seq")
+
+
+def newest(ledger: Ledger, queue: str) -> list[str]:
+    """Ids of all messages of a queue, oldest first."""
+    return ledger.sql(
+        "SELECT m.id FROM messages m JOIN queues q ON q.id = m.queue_id"
+        f" WHERE q.name = '{queue}' ORDER BY m.id"
+    )
+
+
+def purchase(**more: Any) -> dict[str, Any]:
+    return {"customer": CUSTOMER, "items": [DISC], **more}
+
+
+def post(
+    house: House, process: int, queue: str, key: str | None = None, **more: Any
+) -> httpx.Response:
+    headers = {} if key is None else {"Idempotency-Key": key}
+    client = house.client("producer", process)
+    return client.post(f"/queues/{queue}/messages", json=purchase(**more), headers=headers)
+
+
+# --- the line is cut around a COMMIT --------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One verb: what must be there before, the call, and what it must have done, once.
+
+    `before` makes the state and returns what `call` needs; `status` and `types` are the
+    answer and the events that the call adds.
+    """
+
+    before: Callable[[House, str], dict[str, Any]]
+    call: Callable[[httpx.Client, str, dict[str, Any]], httpx.Response]
+    status: int
+    types: list[str]
+
+
+def _nothing(house: House, queue: str) -> dict[str, Any]:
+    return {}
+
+
+def _posted(house: House, queue: str) -> dict[str, Any]:
+    return house.post(queue)
+
+
+def _claimed(house: House, queue: str) -> dict[str, Any]:
+    house.post(queue)
+    return house.claim(queue)[0]
+
+
+def _failed(house: House, queue: str) -> dict[str, Any]:
+    message = _claimed(house, queue)
+    assert house.settle("nack", message, error="no", retry=False).status_code == 200
+    return message
+
+
+def _settles(
+    verb: str, **body: Any
+) -> Callable[[httpx.Client, str, dict[str, Any]], httpx.Response]:
+    def call(client: httpx.Client, queue: str, message: dict[str, Any]) -> httpx.Response:
+        given = {"receipt": message["receipt"], **body}
+        return client.post(f"/messages/{message['id']}/{verb}", json=given)
+
+    return call
+
+
+def _of_message(verb: str) -> Callable[[httpx.Client, str, dict[str, Any]], httpx.Response]:
+    return lambda client, queue, message: client.post(f"/messages/{message['id']}/{verb}")
+
+
+def _of_queue(
+    path: str, **headers: str
+) -> Callable[[httpx.Client, str, dict[str, Any]], httpx.Response]:
+    def call(client: httpx.Client, queue: str, message: dict[str, Any]) -> httpx.Response:
+        body = purchase() if path == "messages" else {}
+        return client.post(f"/queues/{queue}/{path}", json=body, headers=headers)
+
+    return call
+
+
+def _purges(client: httpx.Client, queue: str, message: dict[str, Any]) -> httpx.Response:
+    return client.post(f"/queues/{queue}/purge")
+
+
+CUTS = {
+    "enqueue": Cut(_nothing, _of_queue("messages"), 201, ["order.created"]),
+    "enqueue with a key": Cut(
+        _nothing, _of_queue("messages", **{"Idempotency-Key": "k"}), 201, ["order.created"]
+    ),
+    "claim": Cut(_posted, _of_queue("claim"), 200, ["order.processing"]),
+    "ack": Cut(_claimed, _settles("ack", result={"paid": True}), 200, ["order.completed"]),
+    "nack": Cut(_claimed, _settles("nack", error="no"), 200, ["order.requeued"]),
+    "release": Cut(_claimed, _settles("release"), 200, ["order.requeued"]),
+    "extend": Cut(_claimed, _settles("extend", lease_seconds=1_000), 200, []),
+    "forward": Cut(_claimed, _settles("ack", forward_to="orders"), 200, ["order.forwarded"]),
+    "cancel": Cut(_posted, _of_message("cancel"), 200, ["order.cancelled"]),
+    "retry": Cut(_failed, _of_message("retry"), 200, ["order.requeued"]),
+    "redrive": Cut(_failed, _of_queue("redrive"), 200, ["order.requeued"]),
+    "purge": Cut(_posted, _purges, 200, ["order.cancelled"]),
+}
+
+
+def cut(found: Pair, verb: str, *, committed: bool) -> None:
+    """Cut the first process off around the COMMIT of a call; it must settle that by itself."""
+    house, ledger, plan = found.house, found.ledger, CUTS[verb]
+    queue = house.queue()
+    message = plan.before(house, queue)
+    known = history(ledger, message["id"]) if message else []
+    head = int(ledger.sql("SELECT head FROM stream")[0])
+    trap = found.proxy.arm("COMMIT", answered=committed, cut=True)
+    answer = plan.call(house.client("admin", FIRST), queue, message)
+    trap.wait()
+    assert answer.status_code == plan.status, answer.text
+    told = answer.json()
+    changed = message.get("id") or told["id"]
+    assert history(ledger, changed) == [*known, *plan.types]
+    assert int(ledger.sql("SELECT head FROM stream")[0]) == head + len(plan.types)
+    _told_what_is_so(ledger, verb, changed, told)
+
+
+def _told_what_is_so(ledger: Ledger, verb: str, message: str, told: dict[str, Any]) -> None:
+    """The answer that was made from memory is what the database says."""
+    columns = "status, version, coalesce(receipt, ''), lease_expires_at - updated_at > 900000"
+    [row] = ledger.sql(f"SELECT {columns} FROM messages WHERE id = '{message}'")
+    status, version, receipt, long = row.split("|")
+    match verb:
+        case "claim":
+            [claimed] = told["messages"]
+            assert (claimed["id"], claimed["receipt"]) == (message, receipt)
+        case "extend":
+            assert (long, told["cancel_requested"]) == ("t", False)
+        case "purge":
+            assert told == {"cancelled": 1, "remaining": 0}
+        case "redrive":
+            assert told == {"matched": 1, "redriven": 1, "refused": 0, "remaining": 0}
+        case _:
+            assert (told["id"], told["status"], told["version"]) == (message, status, int(version))
+
+
+# --- a process is frozen while it holds a lock ----------------------------------------
+
+
+def frozen_state(server: Server) -> bool:
+    """Whether the kernel has stopped it."""
+    text = Path(f"/proc/{server.pid}/stat").read_text()
+    return text.rpartition(")")[2].split()[0] == "T"
+
+
+@contextmanager
+def frozen(found: Pair, trap: Trap) -> Iterator[None]:
+    """The first process, stopped at the place of the trap; it goes on after the block."""
+    trap.wait()
+    server = found.process(FIRST)
+    server.pause()
+    try:
+        until(lambda: frozen_state(server), 5, "the process is stopped")
+        trap.release()  # what the server sent lies in the frozen process's own buffer now
+        assert found.ledger.sql(IDLE) != ["0"], "it holds nothing"
+        yield
+    finally:
+        trap.release()
+        server.resume()
+
+
+def in_time(call: Callable[[], httpx.Response]) -> httpx.Response:
+    """An answer that must come while another process is frozen."""
+    started = time.monotonic()
+    answer = call()
+    took = time.monotonic() - started
+    assert took < ANSWER_SECONDS, f"{took:.1f} s: {answer.text}"
+    return answer
+
+
+def insisted(call: Callable[[], httpx.Response], *codes: str) -> httpx.Response:
+    """The answer after as many tries as it takes; only `codes` may come before it."""
+    deadline = time.monotonic() + 10
+    while True:
+        answer = in_time(call)
+        if answer.status_code < 300:
+            return answer
+        assert answer.json()["code"] in codes, answer.text
+        assert time.monotonic() < deadline, f"still refused: {answer.text}"
+
+
+def freeze_with_head(found: Pair) -> None:
+    """It has taken the head and its events' numbers."""
+    house = found.house
+    queue = house.queue()
+    trap = found.proxy.arm("UPDATE stream SET head", answered=True, cut=False)
+    held = found.later(lambda: post(house, FIRST, queue))
+    with frozen(found, trap):
+        assert in_time(lambda: post(house, SECOND, queue)).status_code == 201
+        claimed = in_time(lambda: house.client("worker", SECOND).post(f"/queues/{queue}/claim"))
+        assert len(claimed.json()["messages"]) == 1
+    went_on(found, queue, held.result(30), 1)
+
+
+def freeze_with_row(found: Pair) -> None:
+    """It has locked a message in order to cancel it."""
+    house = found.house
+    queue = house.queue()
+    message = house.post(queue)["id"]
+    cancel = f"/messages/{message}/cancel"
+    trap = found.proxy.arm("FOR UPDATE SKIP LOCKED", answered=True, cut=False)
+    held = found.later(lambda: house.client("producer", FIRST).post(cancel))
+    with frozen(found, trap):
+        assert in_time(lambda: post(house, SECOND, queue)).status_code == 201
+        insisted(lambda: house.client("producer", SECOND).post(cancel), "unavailable")
+    answer = held.result(30)
+    assert answer.status_code in (200, 503), answer.text
+    assert history(found.ledger, message) == ["order.created", "order.cancelled"]
+    assert found.ledger.faults() == []
+
+
+def freeze_with_key(found: Pair) -> None:
+    """It has stored an idempotency key."""
+    house = found.house
+    queue = house.queue()
+    trap = found.proxy.arm("INSERT INTO keys", answered=True, cut=False)
+    held = found.later(lambda: post(house, FIRST, queue, "the-key"))
+    with frozen(found, trap):
+        assert in_time(lambda: post(house, SECOND, queue)).status_code == 201
+        again = insisted(
+            lambda: post(house, SECOND, queue, "the-key"), "idempotency_in_progress", "unavailable"
+        )
+    answer = held.result(30)
+    if answer.status_code != 503:
+        assert sorted((answer.status_code, again.status_code)) == [200, 201]
+        assert answer.content == again.content
+    assert len(newest(found.ledger, queue)) == 2
+    assert found.ledger.faults() == []
+
+
+FREEZES = {"head": freeze_with_head, "row": freeze_with_row, "key": freeze_with_key}
+
+
+def went_on(found: Pair, queue: str, answer: httpx.Response, others: int) -> None:
+    """The frozen call was answered and did what it says, once; the counts are right."""
+    assert answer.status_code in (201, 503), answer.text
+    there = newest(found.ledger, queue)
+    if answer.status_code == 201:
+        assert there.count(answer.json()["id"]) == 1
+        assert len(there) == others + 1
+    assert len(there) <= others + 1
+    assert found.ledger.faults() == []
+
+
+# --- everybody works while processes are killed ---------------------------------------
+
+
+class Reader:
+    """A client that follows topics over any number of reconnects, to any process."""
+
+    def __init__(self, house: House, topics: list[str], cursor: str, draw: random.Random) -> None:
+        self._house = house
+        self._topics = topics
+        self._cursor = cursor
+        self._draw = draw
+        self.seqs: list[int] = []
+        self.connects = 0
+        self.resets = 0
+
+    def read(self, over: threading.Event) -> None:
+        while not over.is_set():
+            with contextlib.suppress(httpx.TransportError):  # killed, or quiet: come back
+                self._once()
+            over.wait(0.02)
+
+    def _once(self) -> None:
+        client = self._house.client("viewer", self._draw.randrange(len(self._house.servers)))
+        given = {"Last-Event-ID": self._cursor, "Accept": "text/event-stream"}
+        params = {"topic": self._topics}
+        patience = httpx.Timeout(5, read=1)
+        with client.stream("GET", "/events", params=params, headers=given, timeout=patience) as got:
+            if got.status_code == 200:
+                self.connects += 1
+                self._take(got.iter_lines(), self._draw.randrange(1, 400))
+
+    def _take(self, lines: Iterator[str], most: int) -> None:
+        """Read whole blocks; hang up after `most` of them."""
+        block: dict[str, str] = {}
+        for line in lines:
+            if line:
+                name, _, value = line.partition(": ")
+                block[name] = value
+                continue
+            self._note(block)
+            block, most = {}, most - 1
+            if not most:
+                return
+
+    def _note(self, block: dict[str, str]) -> None:
+        event, cursor = block.get("event"), block.get("id")
+        self.resets += event == "reset"
+        if cursor is not None:
+            self._cursor = cursor
+            if event not in CONTROL:
+                self.seqs.append(int(cursor.rpartition("-")[2]))
+
+
+class Load:
+    """Producers, workers and readers who never give up, and what each of them was told."""
+
+    def __init__(self, house: House, ledger: Ledger, draw: random.Random) -> None:
+        self.house = house
+        self.ledger = ledger
+        self.posted: dict[str, str] = {}  # key → id
+        self.settled: list[dict[str, Any]] = []
+        self.claimed: list[tuple[str, int]] = []  # id, lease epoch
+        self.wrong: list[str] = []
+        patient = {"max_attempts": 100, "max_lost_leases": 100, "backoff_seconds": 0}
+        self.queues = [house.queue(**patient) for _ in range(2)]
+        topics = [f"queue:{name}" for name in self.queues]
+        cursor = head(house)
+        self._start = int(cursor.rpartition("-")[2])
+        self._draws = [random.Random(draw.random()) for _ in range(8)]
+        self.readers = [Reader(house, topics, cursor, one) for one in self._draws[:2]]
+        self._enough = threading.Event()  # nothing is posted any more
+        self._over = threading.Event()
+        self._threads = [
+            *(self._thread(self._produce, n, self._draws[2 + n]) for n in range(2)),
+            *(self._thread(self._work, n, self._draws[4 + n]) for n in range(4)),
+            *(self._thread(reader.read, self._over) for reader in self.readers),
+        ]
+
+    def _thread(self, work: Callable[..., None], *args: Any) -> threading.Thread:
+        def run() -> None:
+            try:
+                work(*args)
+            except Exception as error:
+                self.wrong.append(f"{work.__name__}: {error!r}")
+
+        return threading.Thread(target=run, daemon=True)
+
+    def __enter__(self) -> "Load":
+        for role in ("producer", "worker", "viewer"):
+            for process in range(len(self.house.servers)):
+                self.house.client(role, process)
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._enough.set()
+        self._over.set()
+        for thread in self._threads:
+            thread.join(60)
+
+    def pause(self, seconds: float) -> None:
+        """Let it work for a while; what goes wrong meanwhile ends the pause."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and not self.wrong:
+            self._over.wait(0.05)
+
+    # --- those who never give up ------------------------------------------------------
+
+    def _insist(
+        self, draw: random.Random, role: str, call: Callable[[httpx.Client], httpx.Response]
+    ) -> httpx.Response:
+        """The first answer that says what happened, from whichever process gives one."""
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            client = self.house.client(role, draw.randrange(len(self.house.servers)))
+            with contextlib.suppress(httpx.TransportError):
+                answer = call(client)
+                again = answer.status_code >= 500 or "idempotency_in_progress" in answer.text
+                if not again:
+                    return answer
+            self._over.wait(0.02)
+        raise TimeoutError("not answered within 60 s")
+
+    def _produce(self, number: int, draw: random.Random) -> None:
+        for n in itertools.count():
+            if self._enough.is_set():
+                return
+            self._post(f"{number}-{n}", draw)
+            self._over.wait(draw.uniform(0, 0.02))
+
+    def _post(self, key: str, draw: random.Random) -> None:
+        path, given = f"/queues/{self.queues[0]}/messages", {"Idempotency-Key": key}
+        answer = self._insist(
+            draw, "producer", lambda client: client.post(path, json=purchase(), headers=given)
+        )
+        assert answer.status_code in (200, 201), answer.text
+        self.posted[key] = answer.json()["id"]
+
+    def _work(self, number: int, draw: random.Random) -> None:
+        body = {"max": 5, "lease_seconds": 3, "wait_seconds": 1}
+        while not self._over.is_set():
+            path = f"/queues/{draw.choice(self.queues)}/claim"
+            client = self.house.client("worker", draw.randrange(len(self.house.servers)))
+            with contextlib.suppress(httpx.TransportError):
+                answer = client.post(path, json=body)
+                if answer.status_code == 200:
+                    self._settle_all(draw, answer.json()["messages"])
+            self._over.wait(0.01)
+
+    def _settle_all(self, draw: random.Random, messages: list[dict[str, Any]]) -> None:
+        self.claimed += [(message["id"], message["lease_epoch"]) for message in messages]
+        for message in messages:
+            self._settle(draw, message)
+
+    def _settle(self, draw: random.Random, message: dict[str, Any]) -> None:
+        verb, body = self._choice(draw, message)
+        path, given = f"/messages/{message['id']}/{verb}", {"receipt": message["receipt"], **body}
+        answer = self._insist(draw, "worker", lambda client: client.post(path, json=given))
+        if answer.status_code == 200:
+            self.settled.append(answer.json())
+        else:
+            assert answer.json()["code"] == "lease_lost", answer.text
+
+    def _choice(self, draw: random.Random, message: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        if draw.random() < 0.1:
+            return "nack", {"error": "no", "delay_seconds": 0}
+        if draw.random() < 0.1:
+            return "release", {}
+        if message["queue"] == self.queues[0] and draw.random() < 0.6:
+            return "ack", {"forward_to": self.queues[1]}
+        return "ack", {}
+
+    # --- what must be true ------------------------------------------------------------
+
+    def finish(self) -> list[str]:
+        """Post no more, work off what is there; everything that is not as promised."""
+        self._enough.set()
+        until(lambda: self.wrong or self._worked_off(), 90, "all messages are worked off")
+        expected = self._expected()
+        with contextlib.suppress(TimeoutError):  # what did not come is told below
+            until(lambda: all(len(r.seqs) >= len(expected) for r in self.readers), 20, "read")
+        self._over.set()
+        return [
+            *self.wrong,
+            *self.ledger.faults(),
+            *self._posts(),
+            *self._answers(),
+            *(fault for reader in self.readers for fault in self._readings(reader, expected)),
+            *self._shown(),
+        ]
+
+    def _worked_off(self) -> bool:
+        left = "SELECT count(*) FROM messages WHERE status IN ('pending', 'processing')"
+        producing = any(thread.is_alive() for thread in self._threads[:2])
+        return not producing and self.ledger.sql(left) == ["0"]
+
+    def _expected(self) -> list[int]:
+        names = ", ".join(f"'{name}'" for name in self.queues)
+        where = f"(queue IN ({names}) OR from_queue IN ({names}))"
+        rows = self.ledger.sql(
+            f"SELECT seq FROM events WHERE seq > {self._start} AND {where} ORDER BY seq"
+        )
+        return [int(row) for row in rows]
+
+    def _posts(self) -> list[str]:
+        """One message per key, the one that was told, completed."""
+        rows = self.ledger.sql(
+            "SELECT idempotency_key, id, status FROM messages WHERE idempotency_key IS NOT NULL"
+        )
+        there = sorted(tuple(row.split("|")) for row in rows)
+        told = sorted((key, message, "completed") for key, message in self.posted.items())
+        return [] if there == told else [f"{len(told)} posts were accepted, {len(there)} are there"]
+
+    def _answers(self) -> list[str]:
+        """Each answer to a worker is one event; no lease was handed out twice."""
+        found: list[str] = []
+        rows = self.ledger.sql("SELECT data FROM events WHERE message IS NOT NULL")
+        facts = [json.loads(row) for row in rows]
+        there = {(fact["id"], fact["version"]): fact for fact in facts}
+        seen: set[tuple[str, int]] = set()
+        for told in self.settled:
+            at = (told["id"], told["version"])
+            fact = there.get(at, {})
+            if (fact.get("status"), fact.get("queue")) != (told["status"], told["queue"]):
+                found.append(f"an answer has no event: {told}")
+            if at in seen:
+                found.append(f"two were told the same move: {told}")
+            seen.add(at)
+        if len(set(self.claimed)) != len(self.claimed):
+            found.append("a lease was handed out twice")
+        return found
+
+    def _readings(self, reader: Reader, expected: list[int]) -> list[str]:
+        if reader.seqs == expected and not reader.resets:
+            return []
+        missed = sorted(set(expected) - set(reader.seqs))
+        twice = len(reader.seqs) - len(set(reader.seqs))
+        return [
+            f"a reader ({reader.connects} connects, {reader.resets} resets) missed {missed[:5]}"
+            f" of {len(expected)}, got {twice} twice, in order: {sorted(reader.seqs) == reader.seqs}"
+        ]
+
+    def _shown(self) -> list[str]:
+        """The counts that each process shows are those of the rows."""
+        counted = self.ledger.counted()
+        found: list[str] = []
+        for process in range(len(self.house.servers)):
+            for queue in self.house.client("viewer", process).get("/queues").json()["items"]:
+                rows = {s: counted.get((queue["name"], s), 0) for s in queue["counts"]}
+                if queue["counts"] != rows:
+                    found.append(f"{queue['name']} shows {queue['counts']}, not {rows}")
+        return found
+
+
+def killed(load: Load, server: services.Process, draw: random.Random) -> None:
+    """Kill it at some moment, leave it dead for a moment, start it again."""
+    load.pause(draw.uniform(0.1, 1.0))
+    server.kill()
+    load.pause(draw.uniform(0, 0.3))
+    server.start()

@@ -1,0 +1,160 @@
+"""Random requests made from the OpenAPI document, and whether the answers keep its word."""
+
+import copy
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import requests
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from hypothesis.errors import Unsatisfiable
+from schemathesis import Case, GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.core.failures import Failure, FailureGroup
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    negative_data_rejection,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from tests.house import API, PASSWORD, House
+from tests.routes import ENDLESS, document
+
+PROMISES = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+]
+# A password is hashed: slow, and the same for every role.
+SLOW = ("/auth/token", "/auth/session", "/auth/register", "/auth/password", "/accounts")
+SIGN_OUT = ("/auth/logout",)
+# Of a call for many the items are judged one by one, inside a 200.
+MANY = re.compile(rf"{API}/(queues/{{name}}/messages/batch|messages/(ack|nack|release|extend))")
+TOO_LARGE = (413, 414, 431)  # a refusal too; the library does not know it as one
+PARSER = "Invalid HTTP request received."  # uvicorn's own words, before any of ours
+
+
+@dataclass
+class Findings:
+    """What a run of requests found: how many were sent, and each broken promise once."""
+
+    sent: int = 0
+    broken: dict[str, str] = field(default_factory=dict)
+
+    def note(self, operation: str, failure: Failure, case: Case) -> None:
+        key = f"{operation}: {failure.title}"
+        self.broken.setdefault(key, f"{key}: {failure.message}\n{case.as_curl_command()}")
+
+
+def operations(house: House, role: str, *, slow: bool) -> list[Any]:
+    """The operations that a role may call; without the endless one, and those that sign out."""
+    doc = copy.deepcopy(document(house.url))
+    left_out = [*(API + name for name in (*SIGN_OUT, *(() if slow else SLOW)))]
+    for path, item in list(doc["paths"].items()):
+        for method, operation in list(item.items()):
+            told = operation.get("description", "Roles: .")
+            roles = re.findall(r"\w+", told.partition("Roles:")[2])
+            hidden = path == ENDLESS or path.startswith(tuple(left_out))
+            if hidden or (roles and role not in roles):
+                del item[method]
+    schema = schemathesis.openapi.from_dict(doc)
+    return [found.ok() for found in schema.get_all_operations()]
+
+
+def settled_ids(house: House) -> dict[str, list[str]]:
+    """Names that exist, for path parameters: messages in several statuses, queues, accounts."""
+    queue = house.queue()
+    ids = [house.post(queue)["id"] for _ in range(4)]
+    done, failed = house.claim(queue, 2)
+    house.settle("ack", done)
+    house.settle("nack", failed, error="no", retry=False)
+    body = {"username": f"target-{queue}", "password": PASSWORD, "roles": ["viewer"]}
+    assert house.client().post("/accounts", json=body).status_code == 201
+    return {"id": ids, "name": [queue], "username": [body["username"]]}
+
+
+def fuzz(
+    house: House, role: str, examples: int, *, slow: bool = True, random: bool = False
+) -> Findings:
+    """Send `examples` requests to each operation as a role: half as described, half not.
+
+    `random`: others each time. `slow`: also those that hash a password.
+    """
+    findings = Findings()
+    with requests.Session() as line:
+        line.headers["Authorization"] = f"Bearer {house.token(role)}"
+        known = settled_ids(house)
+        for operation in operations(house, role, slow=slow):
+            for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
+                send = sender(house, line, known, findings, mode)
+                try_operation(operation, mode, (examples + 1) // 2, send, random=random)
+    return findings
+
+
+Send = Callable[[Case, int], None]
+
+
+def sender(
+    house: House,
+    line: requests.Session,
+    known: dict[str, list[str]],
+    findings: Findings,
+    mode: GenerationMode,
+) -> Send:
+    def send(case: Case, choice: int) -> None:
+        promises = [*PROMISES, *rejection(case, mode, choice)]
+        if choice:
+            for name in case.path_parameters:
+                values = known[name]
+                case.path_parameters[name] = values[choice % len(values)]
+        if isinstance(case.body, dict) and "wait_seconds" in case.body:
+            case.body["wait_seconds"] = 0
+        findings.sent += 1
+        answer = case.call(base_url=house.url, session=line, timeout=30)
+        if answer.status_code == 400 and answer.text == PARSER:
+            return
+        if answer.status_code in TOO_LARGE:
+            promises = PROMISES
+        try:
+            case.validate_response(answer, checks=promises)
+        except FailureGroup as group:
+            for failure in group.exceptions:
+                if isinstance(failure, Failure):
+                    findings.note(case.operation.label, failure, case)
+
+    return send
+
+
+def rejection(case: Case, mode: GenerationMode, choice: int) -> list[Any]:
+    """The promise that what does not fit is refused, unless we changed it after its making."""
+    changed = choice or (isinstance(case.body, dict) and "wait_seconds" in case.body)
+    many = MANY.fullmatch(case.operation.path) is not None
+    right = mode is GenerationMode.POSITIVE
+    return [] if changed or many or right else [negative_data_rejection]
+
+
+def try_operation(
+    operation: Any, mode: GenerationMode, examples: int, send: Send, *, random: bool
+) -> None:
+    strategy = operation.as_strategy(generation_mode=mode)
+
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        derandomize=not random,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=strategy, choice=st.integers(0, 4))
+    def run(case: Case, choice: int) -> None:
+        send(case, choice)
+
+    with suppress(Unsatisfiable):  # where nothing can be wrong there is nothing to send
+        run()

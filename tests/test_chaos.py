@@ -1,0 +1,57 @@
+"""Attacks: killed, frozen, cut off, everything at once. Nothing is lost, nothing is doubled."""
+
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from tests import chaos
+from tests.chaos import Load, Pair
+from tests.house import running
+from tests.ledger import Ledger
+from tests.services import Postgres, RedisServer
+
+
+@pytest.fixture(scope="module")
+def found(postgres_server: Postgres, redis_server: RedisServer) -> Iterator[Pair]:
+    """Two processes of this file's own: it ill-treats them."""
+    with chaos.pair(postgres_server, redis_server) as pair:
+        yield pair
+
+
+@pytest.mark.parametrize("committed", [True, False], ids=["committed", "lost"])
+@pytest.mark.parametrize("verb", chaos.CUTS)
+def test_a_line_cut_at_the_commit_does_it_once(found: Pair, verb: str, committed: bool) -> None:
+    """Whether COMMIT arrived or not, the caller gets his answer and there is one effect."""
+    chaos.cut(found, verb, committed=committed)
+    assert found.ledger.faults() == []
+
+
+@pytest.mark.parametrize("what", chaos.FREEZES)
+def test_a_frozen_process_does_not_stop_the_others(found: Pair, what: str) -> None:
+    """Frozen with the head, a message or a key: the others answer within 5 s."""
+    chaos.FREEZES[what](found)
+
+
+def test_killed_processes_lose_and_double_nothing(found: Pair) -> None:
+    """kill -9 under load, Redis too: each 2xx is there once, each stream has every event once."""
+    draw = random.Random(7)
+    with Load(found.house, found.ledger, draw) as load:
+        for process in (0, 1, 0):
+            chaos.killed(load, found.process(process), draw)
+            assert found.ledger.sql(chaos.DIFFERING) == ["0"]
+        chaos.killed(load, found.redis, draw)
+        assert load.finish() == []
+    assert len(load.posted) > 50
+
+
+def test_a_killed_process_on_sqlite_loses_and_doubles_nothing() -> None:
+    """kill -9 of the one process, started again on the same folder: the same promise."""
+    draw = random.Random(7)
+    with running() as house:
+        [server] = house.servers
+        with Load(house, Ledger.sqlite(server), draw) as load:
+            for _ in range(2):
+                chaos.killed(load, server, draw)
+            assert load.finish() == []
+    assert len(load.posted) > 20

@@ -1,0 +1,308 @@
+"""nginx as deploy/nginx.conf has it, in front of two processes on PostgreSQL and Redis."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests import services
+from tests.conftest import entered
+from tests.house import API, DISC, House, running
+from tests.sse import Stream
+
+DEPLOY = services.ROOT / "deploy"
+TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+
+
+class Nginx(services.Process):
+    """A real nginx with our nginx.conf; only where it listens and whom it asks is the test's."""
+
+    end_signal = services.signal.SIGQUIT  # its graceful end
+
+    def __init__(self, folder: Path, program: str, ports: Sequence[int]) -> None:
+        super().__init__(folder)
+        self.program = program
+        self.port = services.free_port()
+        shutil.copy(DEPLOY / "nginx.conf", folder)
+        given = (DEPLOY / "upstream.conf").read_text()
+        for name, port in zip(("app-1", "app-2"), ports, strict=True):
+            given = given.replace(f"{name}:8000", f"127.0.0.1:{port}")
+        (folder / "upstream.conf").write_text(given)
+        places = [f"{name}_temp_path {folder}/{name};" for name in TEMPORARY]
+        listen = [f"listen 127.0.0.1:{self.port};", *places]
+        (folder / "listen.conf").write_text("\n".join(listen))
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def command(self) -> Sequence[str]:
+        user = "user root;" if os.geteuid() == 0 else ""
+        more = f"daemon off; pid {self.folder}/pid; {user}"
+        conf = str(self.folder / "nginx.conf")
+        return [self.program, "-p", str(self.folder), "-c", conf, "-g", more]
+
+    def ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/livez").status_code in (200, 503)
+        except httpx.TransportError:
+            return False
+
+
+@contextmanager
+def nginx(ports: Sequence[int]) -> Iterator[Nginx]:
+    """A running nginx in front of two ports. Raises Missing."""
+    program = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    if program is None:
+        raise services.Missing("no nginx: apt-get install nginx-light")
+    with services._folder() as folder:
+        server = Nginx(folder, program, ports)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+            print(f"--- log of nginx ---\n{server.log}")
+
+
+@dataclass
+class Front:
+    """nginx and the house behind it."""
+
+    nginx: Nginx
+    house: House
+
+    def client(self, role: str | None, address: str = "127.0.0.1") -> httpx.Client:
+        """A client below /api/v1 of nginx, from one of this machine's addresses."""
+        headers = {} if role is None else {"Authorization": f"Bearer {self.house.token(role)}"}
+        transport = httpx.HTTPTransport(local_address=address)
+        url = self.nginx.url + API
+        return httpx.Client(base_url=url, headers=headers, transport=transport, timeout=30)
+
+    def watch(self, *topics: str, cursor: str | None = None, **query: Any) -> Stream:
+        headers = {"Authorization": f"Bearer {self.house.token('admin')}"}
+        if cursor is not None:
+            headers["Last-Event-ID"] = cursor
+        return Stream(self.nginx.url, headers=headers, topic=list(topics), **query)
+
+
+def migrate(**settings: str) -> None:
+    """`cli.py migrate`, as the one-shot service of compose.yaml runs it."""
+    given = {f"FILAVIVA_{name}": value for name, value in settings.items()}
+    command = [sys.executable, "cli.py", "migrate"]
+    environment = {"PATH": os.defpath, **given}
+    done = subprocess.run(
+        command, cwd=services.ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@contextmanager
+def opened(postgres: services.Postgres, redis: services.RedisServer, data: Path) -> Iterator[Front]:
+    """The whole of compose.yaml without containers, by an owner who is no superuser."""
+    name = postgres.create()
+    role = f"{name}_owner"
+    postgres.sql(f"CREATE ROLE {role} LOGIN")
+    postgres.sql(f"ALTER DATABASE {name} OWNER TO {role}")
+    url = f"postgres://{role}@127.0.0.1:{postgres.port}/{name}"
+    migrate(DATABASE_URL=url, DATA_DIR=str(data))
+    settings = {
+        "ENVIRONMENT": "production",
+        "DATABASE_URL": url,
+        "REDIS_URL": redis.url,
+        "RATE_LIMITS": "on",
+        "TRUSTED_PROXIES": "127.0.0.1",
+    }
+    with ExitStack() as stack:
+        stack.callback(postgres.drop, name)
+        house = stack.enter_context(running(2, **settings))
+        ports = [server.port for server in house.servers]
+        yield Front(entered(stack, lambda: nginx(ports)), house)
+
+
+@pytest.fixture(scope="module")
+def front(
+    postgres_server: services.Postgres,
+    redis_server: services.RedisServer,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Front]:
+    with opened(postgres_server, redis_server, tmp_path_factory.mktemp("data")) as found:
+        yield found
+
+
+@pytest.fixture
+def own_front(
+    postgres_server: services.Postgres, redis_server: services.RedisServer, tmp_path: Path
+) -> Iterator[Front]:
+    """One whose processes the test may end."""
+    with opened(postgres_server, redis_server, tmp_path) as found:
+        yield found
+
+
+def test_what_is_posted_to_any_process_is_seen_through_nginx_at_once(front: Front) -> None:
+    """Streams are not buffered on the way, and both processes feed them."""
+    with front.watch("customer:c-nginx") as stream:
+        stream.first("hello", 2)
+        for place in (0, 1):
+            began = time.monotonic()
+            body = {"customer": "c-nginx", "items": [DISC]}
+            posted = front.house.client("producer", place).post(
+                "/queues/orders/messages", json=body
+            )
+            seen = stream.events(place + 1, 5)[place]
+            assert seen.json["data"]["id"] == posted.json()["id"]
+            assert seen.at - began < 1.0
+
+
+def test_the_processes_see_the_address_of_the_caller(front: Front) -> None:
+    """Limits are counted by the caller's own address, whatever a caller claims to be."""
+
+    def left(address: str, **headers: str) -> int:
+        with front.client(None, address) as client:
+            answer = client.post("/auth/refresh", json={"refresh_token": "x"}, headers=headers)
+        assert answer.status_code == 401
+        found = re.fullmatch(r'"anonymous";r=(\d+);t=\d+', answer.headers["ratelimit"])
+        assert found is not None
+        return int(found[1])
+
+    first = left("127.0.0.2")
+    assert left("127.0.0.2") == first - 1
+    assert left("127.0.0.2", **{"X-Forwarded-For": "198.51.100.7"}) == first - 2
+    assert left("127.0.0.3") == 59
+
+
+def test_large_batches_pass_and_larger_ones_are_told_as_the_service_tells(front: Front) -> None:
+    """4 MiB go through; what nginx refuses itself is a problem with the request's id too."""
+    name = "0b7a1f6c-2e11-4a8e-9d35-7d1c1a522f0e"
+    purchase = {"customer": "c-large", "items": [DISC], "metadata": {"note": "n" * 15_000}}
+    with front.client("producer") as client:
+        passed = client.post("/queues/orders/messages/batch", json={"messages": [purchase] * 250})
+        assert passed.json()["accepted"] == 250
+        refused = client.post(
+            "/queues/orders/messages/batch",
+            content=b" " * (4 * 1024 * 1024 + 1),
+            headers={"Content-Type": "application/json", "X-Request-ID": name},
+        )
+    assert refused.status_code == 413
+    assert refused.headers["content-type"] == "application/problem+json"
+    assert refused.json()["code"] == "too_large"
+    assert refused.json()["instance"] == f"urn:uuid:{name}"
+    assert refused.headers["x-request-id"] == name
+
+
+def test_a_request_id_is_the_same_on_both_sides(front: Front) -> None:
+    """nginx's log and the service's answer name a request alike; a forged id goes nowhere."""
+    with front.client("admin") as client:
+        made = client.get("/queues", headers={"X-Request-ID": "not a uuid"})
+    assert re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", made.headers["x-request-id"])
+    services.until(lambda: made.headers["x-request-id"] in front.nginx.log, 5, "the access log")
+
+
+class Reader:
+    """An EventSource in a thread: reads, reconnects with the last id, until it has seen all."""
+
+    def __init__(self, front: Front, topic: str) -> None:
+        self.seen: list[str] = []
+        self.goodbyes: list[str] = []
+        self.failure: BaseException | None = None
+        self._front = front
+        self._topic = topic
+        self._done = threading.Event()
+        self.connected = threading.Event()
+        self._thread = threading.Thread(target=self._work)
+        self._thread.start()
+
+    def _work(self) -> None:
+        cursor: str | None = None
+        try:
+            while not self._done.is_set():
+                with self._front.watch(self._topic, cursor=cursor) as stream:
+                    cursor = self._read(stream) or cursor
+        except BaseException as error:
+            self.failure = error
+
+    def _read(self, stream: Stream) -> str | None:
+        assert stream.status == 200
+        while not stream.over and not self._done.is_set():
+            stream.quiet(0.1)
+            if stream.named("hello"):
+                self.connected.set()
+        assert not stream.named("reset")
+        self.seen += [block.json["data"]["id"] for block in stream.facts]
+        self.goodbyes += [block.json["reason"] for block in stream.named("goodbye")]
+        ids = [block.id for block in stream.blocks if block.id is not None]
+        return ids[-1] if ids else None
+
+    def stop(self) -> None:
+        self._done.set()
+        self._thread.join(30)
+        assert self.failure is None
+
+
+def post(client: httpx.Client, customer: str, key: str) -> str:
+    """Post, and ask again by the same key while the outcome is in doubt; the order's id."""
+    body = {"customer": customer, "items": [DISC], "idempotency_key": key}
+
+    def accepted() -> str:
+        try:
+            answer = client.post("/queues/orders/messages", json=body)
+        except httpx.TransportError:
+            return ""
+        return str(answer.json()["id"]) if answer.status_code in (200, 201) else ""
+
+    return services.until(accepted, 10, key)
+
+
+def test_when_a_process_ends_its_streams_go_on_at_the_other_without_a_hole(
+    own_front: Front,
+) -> None:
+    """A rolling restart under load: every reader gets every event once and in order."""
+    posted: list[str] = []
+    readers = [Reader(own_front, "customer:c-rolling") for _ in range(6)]
+    for reader in readers:
+        assert reader.connected.wait(10)
+    leaving = own_front.house.servers[0]
+    with own_front.client("producer") as client:
+        for n in range(90):
+            if n == 30:
+                leaving.kill(services.signal.SIGTERM)
+            posted.append(post(client, "c-rolling", f"order-{n}"))
+    with own_front.watch("customer:c-rolling", since="earliest") as stream:
+        told = [block.json["data"]["id"] for block in stream.events(90)]
+    assert leaving.wait() == 0
+    assert told == posted
+    for reader in readers:
+        reader.stop()
+        assert reader.seen == posted
+    assert "shutdown" in {reason for reader in readers for reason in reader.goodbyes}
+
+
+def test_when_nobody_answers_a_browser_is_told_to_come_back(own_front: Front) -> None:
+    """An EventSource gives up for good on a 502; a ticket does not get into a log by it."""
+    for server in own_front.house.servers:
+        server.kill()
+    with Stream(own_front.nginx.url, topic="queues", ticket="a-very-secret-ticket") as stream:
+        farewell = stream.end()
+    assert stream.status == 200
+    assert (farewell.event, farewell.retry) == ("goodbye", 5000)
+    assert farewell.json == {"reason": "overloaded", "reconnect_ms": 5000}
+    for path in ("/events?topic=queues", "/queues"):
+        answer = httpx.get(own_front.nginx.url + API + path)
+        assert answer.status_code == 503
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert int(answer.headers["retry-after"]) > 0
+        assert answer.json()["code"] == "unavailable"
+        assert answer.json()["instance"] == f"urn:uuid:{answer.headers['x-request-id']}"
+    assert "/api/v1/events" in own_front.nginx.log
+    assert "secret" not in own_front.nginx.log
