@@ -277,13 +277,11 @@ class Database:
         if self.dialect is not Dialect.SQLITE:
             return
         self._serving = os.open(f"{self.path}.serving", os.O_CREAT | os.O_RDWR, 0o600)
-        try:
-            fcntl.flock(self._serving, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked(self._serving):
             raise RuntimeError(
                 f"another process serves {self.path}; SQLite is for one process, "
                 "set FILAVIVA_DATABASE_URL=postgres://… for several"
-            ) from None
+            )
 
     async def _refuse_unsafe(self) -> None:
         async with self.read() as session:
@@ -329,11 +327,12 @@ class Database:
     async def _postgres_snapshot(self) -> AsyncIterator[Session]:
         async with self._pooled() as (client, connection):
             transaction = connection.transaction(isolation="repeatable_read", readonly=True)
-            await transaction.start()
             try:
+                await _finish(transaction.start())
                 yield PostgresSession(connection, client)
             finally:
-                await _finish(transaction.rollback())
+                if connection.is_in_transaction():  # not if it could not be started
+                    await _finish(transaction.rollback())
 
     @contextlib.asynccontextmanager
     async def _pooled(self) -> AsyncIterator[tuple[PostgresTransaction, asyncpg.Connection]]:
@@ -503,8 +502,18 @@ class Database:
                     await connection.execute("SELECT pg_advisory_unlock($1)", MIGRATION_LOCK)
             return
         with Path(f"{self.path}.migrating").open("w") as file:  # noqa: ASYNC230
-            await asyncio.to_thread(fcntl.flock, file, fcntl.LOCK_EX)
+            while not _locked(file.fileno()):  # noqa: ASYNC110 - other processes set no event
+                await asyncio.sleep(0.1)
             yield
+
+
+def _locked(file: int) -> bool:
+    """Take a file's lock unless somebody has it. A thread that waits could not be cancelled."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 # --- the writer's line ----------------------------------------------------------------

@@ -721,12 +721,17 @@ class Subscriber:
 
     async def _ask(self, question: Awaitable[T]) -> T | None:
         """The answer, in time; otherwise None, and the stream ends so that it comes again."""
+        task = asyncio.ensure_future(question)
         try:
             async with asyncio.timeout(self.hub.limits.read):
-                return await question
+                return await asyncio.shield(task)
         except Exception as error:
             self._fail(error)
             return None
+        finally:
+            # Once, and in a task of its own: anyio's scopes cancel us over and over, which
+            # would cut short how a reader gives its connection back.
+            task.cancel()
 
     def _fail(self, error: Exception) -> None:
         self.hub.failed(error)

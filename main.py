@@ -117,8 +117,8 @@ class Service:
     async def open(self) -> AsyncIterator[None]:
         """Open in the order of need; close in the opposite one."""
         async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self.db.close)  # also what was opened before a failure
             await self.db.open()
-            stack.push_async_callback(self.db.close)
             await self._bring_up_to_date()
             self.db.serve_alone()
             await self.accounts.ensure_admin(config.admin_password(SETTINGS)[0])
@@ -304,15 +304,14 @@ def invalid(error: ValidationError, where: str = "pointer") -> errors.Invalid:
 
 @api.exception_handler(Problem)
 async def on_problem(request: Request, problem: Problem) -> Response:
-    if isinstance(problem, errors.Overloaded | errors.TooManyStreams) and wants_stream(request):
+    if problem.status in (429, 503) and wants_stream(request):
         return farewell(problem)
     return problem_answer(problem, request)
 
 
 @api.exception_handler(RateLimitExceeded)
 async def on_rate_limit(request: Request, _: RateLimitExceeded) -> Response:
-    problem = errors.RateLimited()
-    return farewell(problem) if wants_stream(request) else problem_answer(problem, request)
+    return await on_problem(request, errors.RateLimited())
 
 
 @api.exception_handler(HTTPException)
@@ -346,7 +345,7 @@ async def on_hang_up(request: Request, _: ClientDisconnect) -> Response:
 
 async def on_database(request: Request, error: Exception) -> Response:
     logger.warning("the database did not answer: {}", type(error).__name__)
-    return problem_answer(errors.Unavailable(retry_after=1), request)
+    return await on_problem(request, errors.Unavailable(retry_after=1))
 
 
 for kind in database.DRIVER_ERRORS:
@@ -601,6 +600,38 @@ message_id_of = _path(schemas.ORDER_ID.pattern)
 queue_of = _path(schemas.QUEUE_NAME)
 username_of = _path(schemas.USERNAME)
 
+# What a handler's signature may ask for.
+AccountInBody = Annotated[schemas.AccountIn, Depends(Json(schemas.AccountIn))]
+AckBody = Annotated[schemas.Ack, Depends(Json(schemas.Ack))]
+AcksBody = Annotated[schemas.Acks, Depends(Json(schemas.Acks))]
+CancelBody = Annotated[schemas.Cancel, Depends(Json(schemas.Cancel))]
+ClaimBody = Annotated[schemas.Claim, Depends(Json(schemas.Claim))]
+ExtendBody = Annotated[schemas.Extend, Depends(Json(schemas.Extend))]
+ExtendsBody = Annotated[schemas.Extends, Depends(Json(schemas.Extends))]
+NackBody = Annotated[schemas.Nack, Depends(Json(schemas.Nack))]
+NacksBody = Annotated[schemas.Nacks, Depends(Json(schemas.Nacks))]
+NothingBody = Annotated[schemas.Nothing, Depends(Json(schemas.Nothing))]
+PasswordChangeBody = Annotated[schemas.PasswordChange, Depends(Json(schemas.PasswordChange))]
+PurchaseBody = Annotated[schemas.Purchase, Depends(Json(schemas.Purchase))]
+PurchaseBatchBody = Annotated[schemas.PurchaseBatch, Depends(Json(schemas.PurchaseBatch))]
+QueueInBody = Annotated[schemas.QueueIn, Depends(Json(schemas.QueueIn))]
+RedriveBody = Annotated[schemas.Redrive, Depends(Json(schemas.Redrive))]
+RefreshBody = Annotated[schemas.Refresh, Depends(Json(schemas.Refresh))]
+RegisterBody = Annotated[schemas.Register, Depends(Json(schemas.Register))]
+ReleaseBody = Annotated[schemas.Release, Depends(Json(schemas.Release))]
+ReleasesBody = Annotated[schemas.Releases, Depends(Json(schemas.Releases))]
+TicketInBody = Annotated[schemas.TicketIn, Depends(Json(schemas.TicketIn))]
+TicketRevokeBody = Annotated[schemas.TicketRevoke, Depends(Json(schemas.TicketRevoke))]
+DeleteQueueQueryGiven = Annotated[
+    schemas.DeleteQueueQuery, Depends(QueryOf(schemas.DeleteQueueQuery))
+]
+EventsQueryGiven = Annotated[schemas.EventsQuery, Depends(QueryOf(schemas.EventsQuery))]
+HistoryQueryGiven = Annotated[schemas.HistoryQuery, Depends(QueryOf(schemas.HistoryQuery))]
+MessagesQueryGiven = Annotated[schemas.MessagesQuery, Depends(QueryOf(schemas.MessagesQuery))]
+PageQueryGiven = Annotated[schemas.PageQuery, Depends(QueryOf(schemas.PageQuery))]
+QueuesQueryGiven = Annotated[schemas.QueuesQuery, Depends(QueryOf(schemas.QueuesQuery))]
+TicketPageQueryGiven = Annotated[schemas.TicketPageQuery, Depends(QueryOf(schemas.TicketPageQuery))]
+TrackQueryGiven = Annotated[schemas.TrackQuery, Depends(QueryOf(schemas.TrackQuery))]
 IfMatch = Annotated[int | None, Depends(if_match)]
 Key = Annotated[str | None, Depends(idempotency_key)]
 
@@ -696,57 +727,59 @@ async def rate_of(seen: Any) -> edge.Rate | None:
 OPERATIONS: list[Operation] = []
 Handler = Callable[..., Awaitable[Response]]
 
-WRITING = (errors.Unavailable, errors.Overloaded)
-CALLER_PROBLEMS = (errors.Unauthenticated, errors.Forbidden)
-
 
 def route(
+    tag: str,
     method: str,
     path: str,
-    verb: str,
-    *,
-    tag: str,
     who: frozenset[Role] | None,
+    answer: Any = None,
+    *,
+    status: int = 200,
     limit: str = "read",
     ticket: bool = False,
     optional: bool = False,
     scraper: bool = False,
-    query: type[schemas.Query] = schemas.NoQuery,
-    answer: Any = None,
-    status: int = 200,
+    query: type[schemas.Query] | None = None,
     problems: Sequence[type[Problem]] = (),
-    root: bool = False,
 ) -> Callable[[Handler], Handler]:
-    """Everything about a route that can be seen from outside, at once."""
-    address = path if root else API + path
+    """Everything about a route that can be seen from outside, at once.
+
+    Its verb is the handler's name; what the handler's signature asks for (body, query,
+    headers) needs no second word, nor do the problems that come with it.
+    """
 
     def register(handler: Handler) -> Handler:
+        wants = Wants.of(handler, query)
         limited: Handler = handler
         for one in LIMITS[limit]:
             limited = one(limited)
-        endpoint = with_session(limited)
-        checks = [Depends(Gate(who, ticket, optional, scraper)), Depends(QueryOf(query))]
-        methods = ["GET", "HEAD"] if method == "GET" else [method]
+        checks = [Depends(Gate(who, ticket, optional, scraper))]
+        if not wants.reads_query:
+            checks.append(Depends(QueryOf(wants.query)))
         api.add_api_route(
-            address, endpoint, methods=methods, dependencies=checks, include_in_schema=False
+            path,
+            with_session(limited),
+            methods=["GET", "HEAD"] if method == "GET" else [method],
+            dependencies=checks,
+            include_in_schema=False,
         )
-        body, needs = body_and_headers(handler)
         OPERATIONS.append(
             Operation(
                 method=method,
-                path=address,
-                verb=verb,
+                path=path,
+                verb=handler.__name__,
                 tag=tag,
-                summary=(handler.__doc__ or verb).strip().splitlines()[0],
+                summary=(handler.__doc__ or "").strip().splitlines()[0],
                 roles=who,
                 ticket=ticket,
                 limit=limit,
-                query=query,
-                body=body,
-                headers=needs,
+                query=wants.query,
+                body=wants.body,
+                headers=wants.headers,
                 answer=answer,
                 status=status,
-                problems=all_problems(method, address, who, limit, body, problems),
+                problems=[*problems, *expected(path, who, limit, wants)],
             )
         )
         return handler
@@ -754,37 +787,61 @@ def route(
     return register
 
 
-def body_and_headers(handler: Handler) -> tuple[Json | None, list[str]]:
+def under(tag: str, prefix: str = API) -> Callable[..., Callable[[Handler], Handler]]:
+    """The decorator of one part of the contract."""
+    return lambda method, path, *args, **more: route(tag, method, prefix + path, *args, **more)
+
+
+account_route = under("Accounts")
+queue_route = under("Queues")
+message_route = under("Messages")
+order_route = under("Orders")
+event_route = under("Events")
+root_route = under("Operations", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Wants:
     """What a handler's signature asks of a request."""
-    body: Json | None = None
-    headers: list[str] = []
-    for hint in get_type_hints(handler, include_extras=True).values():
-        for mark in getattr(hint, "__metadata__", ()):
-            wanted = getattr(mark, "dependency", None)
-            if isinstance(wanted, Json):
-                body = wanted
-            elif wanted is if_match:
-                headers.append("If-Match")
-            elif wanted is idempotency_key:
-                headers.append("Idempotency-Key")
-    return body, headers
+
+    body: Json | None
+    query: type[schemas.Query]
+    reads_query: bool
+    headers: list[str]
+
+    @classmethod
+    def of(cls, handler: Handler, query: type[schemas.Query] | None) -> "Wants":
+        hints = get_type_hints(handler, include_extras=True).values()
+        marks = [mark for hint in hints for mark in getattr(hint, "__metadata__", ())]
+        found = [getattr(mark, "dependency", None) for mark in marks]
+        queries = [one.model for one in found if isinstance(one, QueryOf)]
+        named = {if_match: "If-Match", idempotency_key: "Idempotency-Key"}
+        return cls(
+            body=next((one for one in found if isinstance(one, Json)), None),
+            query=queries[0] if queries else query or schemas.NoQuery,
+            reads_query=bool(queries),
+            headers=[name for reader, name in named.items() if reader in found],
+        )
 
 
-def all_problems(
-    method: str,
-    path: str,
-    who: frozenset[Role] | None,
-    limit: str,
-    body: Json | None,
-    more: Sequence[type[Problem]],
+def expected(
+    path: str, who: frozenset[Role] | None, limit: str, wants: Wants
 ) -> list[type[Problem]]:
-    """What can come on a route of this kind, and what the route names itself."""
-    found: list[type[Problem]] = [*more, errors.Invalid, errors.Internal, errors.Unavailable]
+    """The problems that can come on a route of this kind."""
+    found: list[type[Problem]] = [errors.Invalid, errors.Internal, errors.Unavailable]
     found += [errors.UrlTooLarge, errors.HeadersTooLarge]
     if who is not None:
-        found += CALLER_PROBLEMS
-    if body is not None:
+        found += [errors.Unauthenticated, errors.Forbidden]
+    if wants.body is not None:
         found += [errors.MalformedJson, errors.TooLarge, errors.UnsupportedMediaType]
+    if wants.headers:
+        found.append(errors.BadHeader)
+    if "If-Match" in wants.headers:
+        found.append(errors.VersionMismatch)
+    if "cursor" in wants.query.model_fields or "after" in wants.query.model_fields:
+        found.append(errors.BadCursor)
+    if limit in ("write", "stream", "sign-in", "register"):
+        found.append(errors.Overloaded)
     if limit != "exempt":
         found.append(errors.RateLimited)
     if "{" in path:
@@ -837,15 +894,13 @@ def tokens(pair: auth.Pair) -> Response:
     )
 
 
-@route(
+@account_route(
     "POST",
     "/auth/token",
-    "sign_in",
-    tag="Accounts",
-    who=None,
+    None,
+    schemas.Tokens,
     limit="sign-in",
-    answer=schemas.Tokens,
-    problems=[errors.InvalidCredentials, errors.Overloaded],
+    problems=[errors.InvalidCredentials],
 )
 async def sign_in(
     request: Request, form: Annotated[schemas.SignInForm, Depends(Form(schemas.SignInForm))]
@@ -854,23 +909,13 @@ async def sign_in(
     return tokens(await service.accounts.sign_in(form.username, form.password))
 
 
-@route(
-    "POST",
-    "/auth/refresh",
-    "refresh",
-    tag="Accounts",
-    who=None,
-    answer=schemas.Tokens,
-    problems=[errors.InvalidCredentials],
-)
-async def refresh(
-    request: Request, body: Annotated[schemas.Refresh, Depends(Json(schemas.Refresh))]
-) -> Response:
+@account_route("POST", "/auth/refresh", None, schemas.Tokens, problems=[errors.InvalidCredentials])
+async def refresh(request: Request, body: RefreshBody) -> Response:
     """A new pair for a refresh token. The same one again later than 10 s ends the family."""
     return tokens(await service.accounts.refresh(body.refresh_token))
 
 
-@route("POST", "/auth/logout", "sign_out", tag="Accounts", who=SIGNED_IN, status=204)
+@account_route("POST", "/auth/logout", SIGNED_IN, status=204)
 async def sign_out(request: Request, who: Caller) -> Response:
     """End every token that grew from this sign-in."""
     await service.accounts.sign_out(who)
@@ -878,15 +923,13 @@ async def sign_out(request: Request, who: Caller) -> Response:
     return empty()
 
 
-@route(
+@account_route(
     "POST",
     "/auth/session",
-    "open_session",
-    tag="Accounts",
-    who=None,
-    limit="sign-in",
+    None,
     status=204,
-    problems=[errors.InvalidCredentials, errors.BadOrigin, errors.Overloaded],
+    limit="sign-in",
+    problems=[errors.InvalidCredentials, errors.BadOrigin],
 )
 async def open_session(
     request: Request, form: Annotated[schemas.SignIn, Depends(Form(schemas.SignIn, or_json=True))]
@@ -899,15 +942,7 @@ async def open_session(
     return answer
 
 
-@route(
-    "DELETE",
-    "/auth/session",
-    "close_session",
-    tag="Accounts",
-    who=None,
-    status=204,
-    problems=[errors.BadOrigin],
-)
+@account_route("DELETE", "/auth/session", None, status=204, problems=[errors.BadOrigin])
 async def close_session(request: Request) -> Response:
     """Sign a page out; a cookie that is over is just taken away."""
     who = None
@@ -923,20 +958,16 @@ async def close_session(request: Request) -> Response:
     return answer
 
 
-@route(
+@account_route(
     "POST",
     "/auth/register",
-    "register",
-    tag="Accounts",
-    who=None,
-    limit="register",
-    answer=schemas.Account,
+    None,
+    schemas.Account,
     status=201,
-    problems=[errors.NotFound, errors.AccountExists, errors.CustomerExists, errors.Overloaded],
+    limit="register",
+    problems=[errors.NotFound, errors.AccountExists, errors.CustomerExists],
 )
-async def register(
-    request: Request, body: Annotated[schemas.Register, Depends(Json(schemas.Register))]
-) -> Response:
+async def register(request: Request, body: RegisterBody) -> Response:
     """Become a customer, with a customer id that nobody chooses."""
     if not SETTINGS.registration:
         raise errors.NotFound
@@ -944,28 +975,22 @@ async def register(
     return reply(schemas.account_shape(account), 201)
 
 
-@route(
+@account_route(
     "POST",
     "/auth/password",
-    "change_password",
-    tag="Accounts",
-    who=SIGNED_IN,
-    limit="sign-in",
+    SIGNED_IN,
     status=204,
-    problems=[errors.InvalidCredentials, errors.Overloaded],
+    limit="sign-in",
+    problems=[errors.InvalidCredentials],
 )
-async def change_password(
-    request: Request,
-    body: Annotated[schemas.PasswordChange, Depends(Json(schemas.PasswordChange))],
-    who: Caller,
-) -> Response:
+async def change_password(request: Request, body: PasswordChangeBody, who: Caller) -> Response:
     """A new password; every other sign-in of the account ends."""
     await service.accounts.change_password(who, body.current, body.new)
     await service.upkeep.look()
     return empty()
 
 
-@route("GET", "/auth/me", "me", tag="Accounts", who=SIGNED_IN, answer=schemas.Me)
+@account_route("GET", "/auth/me", SIGNED_IN, schemas.Me)
 async def me(request: Request, who: Caller) -> Response:
     """The account behind the credential."""
     account = await service.accounts.find(who.account)
@@ -979,51 +1004,23 @@ async def me(request: Request, who: Caller) -> Response:
 # --- /accounts ------------------------------------------------------------------------
 
 
-@route(
-    "GET",
-    "/accounts",
-    "list_accounts",
-    tag="Accounts",
-    who=ADMIN,
-    query=schemas.PageQuery,
-    answer=openapi.page(schemas.Account),
-    problems=[errors.BadCursor],
-)
-async def list_accounts(
-    request: Request, query: Annotated[schemas.PageQuery, Depends(QueryOf(schemas.PageQuery))]
-) -> Response:
+@account_route("GET", "/accounts", ADMIN, openapi.page(schemas.Account))
+async def list_accounts(request: Request, query: PageQueryGiven) -> Response:
     """Accounts by name."""
     found, cursor = await service.accounts.page(query.cursor, query.limit)
     return page_of(request, [schemas.account_shape(one) for one in found], cursor)
 
 
-@route(
-    "POST",
-    "/accounts",
-    "create_account",
-    tag="Accounts",
-    who=ADMIN,
-    answer=schemas.Account,
-    status=201,
-    problems=[errors.AccountExists],
+@account_route(
+    "POST", "/accounts", ADMIN, schemas.Account, status=201, problems=[errors.AccountExists]
 )
-async def create_account(
-    request: Request, body: Annotated[schemas.AccountIn, Depends(Json(schemas.AccountIn))]
-) -> Response:
+async def create_account(request: Request, body: AccountInBody) -> Response:
     """A new account."""
     made = await service.accounts.create(body.username, body.password, body.roles, body.customer)
     return reply(schemas.account_shape(made), 201)
 
 
-@route(
-    "PATCH",
-    "/accounts/{username}",
-    "update_account",
-    tag="Accounts",
-    who=ADMIN,
-    answer=schemas.Account,
-    problems=[errors.LastAdmin],
-)
+@account_route("PATCH", "/accounts/{username}", ADMIN, schemas.Account, problems=[errors.LastAdmin])
 async def update_account(
     request: Request, changes: Annotated[dict[str, Any], Depends(Patch(schemas.AccountPatch))]
 ) -> Response:
@@ -1040,37 +1037,15 @@ def queue_answer(shape: dict[str, Any], status: int = 200, **headers: str) -> Re
     return reply(shape, status, etag=shape["version"], headers=headers)
 
 
-@route(
-    "GET",
-    "/queues",
-    "list_queues",
-    tag="Queues",
-    who=STAFF,
-    query=schemas.QueuesQuery,
-    answer=openapi.page(schemas.Queue),
-    problems=[errors.BadCursor],
-)
-async def list_queues(
-    request: Request, query: Annotated[schemas.QueuesQuery, Depends(QueryOf(schemas.QueuesQuery))]
-) -> Response:
+@queue_route("GET", "/queues", STAFF, openapi.page(schemas.Queue))
+async def list_queues(request: Request, query: QueuesQueryGiven) -> Response:
     """Queues by name, with exact counts."""
     found, cursor = await queues.page(service.db, query.prefix, query.cursor, query.limit)
     return page_of(request, found, cursor)
 
 
-@route(
-    "POST",
-    "/queues",
-    "create_queue",
-    tag="Queues",
-    who=ADMIN,
-    answer=schemas.Queue,
-    status=201,
-    problems=[errors.QueueExists],
-)
-async def create_queue(
-    request: Request, body: Annotated[schemas.QueueIn, Depends(Json(schemas.QueueIn))], who: Caller
-) -> Response:
+@queue_route("POST", "/queues", ADMIN, schemas.Queue, status=201, problems=[errors.QueueExists])
+async def create_queue(request: Request, body: QueueInBody, who: Caller) -> Response:
     """A new queue."""
     settings = body.model_dump(exclude={"name"})
     change = await queues.create(service.db, body.name, settings, who.account)
@@ -1078,21 +1053,13 @@ async def create_queue(
     return queue_answer(change.queue, 201, Location=f"{API}/queues/{body.name}")
 
 
-@route("GET", "/queues/{name}", "get_queue", tag="Queues", who=STAFF, answer=schemas.Queue)
+@queue_route("GET", "/queues/{name}", STAFF, schemas.Queue)
 async def get_queue(request: Request) -> Response:
     """A queue with its exact counts."""
     return queue_answer(await queues.get(service.db, queue_of(request)))
 
 
-@route(
-    "PATCH",
-    "/queues/{name}",
-    "update_queue",
-    tag="Queues",
-    who=ADMIN,
-    answer=schemas.Queue,
-    problems=[errors.VersionMismatch, errors.BadHeader],
-)
+@queue_route("PATCH", "/queues/{name}", ADMIN, schemas.Queue)
 async def update_queue(
     request: Request,
     changes: Annotated[dict[str, Any], Depends(Patch(schemas.QueueSettings))],
@@ -1105,27 +1072,16 @@ async def update_queue(
     return queue_answer(change.queue)
 
 
-@route(
+@queue_route(
     "DELETE",
     "/queues/{name}",
-    "delete_queue",
-    tag="Queues",
-    who=ADMIN,
-    limit="bulk",
-    query=schemas.DeleteQueueQuery,
+    ADMIN,
     status=204,
-    problems=[
-        errors.QueueNotEmpty,
-        errors.QueueProtected,
-        errors.VersionMismatch,
-        errors.BadHeader,
-    ],
+    limit="bulk",
+    problems=[errors.QueueNotEmpty, errors.QueueProtected],
 )
 async def delete_queue(
-    request: Request,
-    query: Annotated[schemas.DeleteQueueQuery, Depends(QueryOf(schemas.DeleteQueueQuery))],
-    match: IfMatch,
-    who: Caller,
+    request: Request, query: DeleteQueueQueryGiven, match: IfMatch, who: Caller
 ) -> Response:
     """Take a queue away; by force also with what is in it."""
     name = queue_of(request)
@@ -1134,61 +1090,30 @@ async def delete_queue(
     return empty()
 
 
-@route("POST", "/queues/{name}/pause", "pause_queue", tag="Queues", who=ADMIN, answer=schemas.Queue)
-async def pause_queue(
-    request: Request, _: Annotated[schemas.Nothing, Depends(Json(schemas.Nothing))], who: Caller
-) -> Response:
+@queue_route("POST", "/queues/{name}/pause", ADMIN, schemas.Queue)
+async def pause_queue(request: Request, _: NothingBody, who: Caller) -> Response:
     """Claims answer with nothing from now on; everything else goes on."""
     change = await queues.pause(service.db, queue_of(request), who.account)
     service.changed(change)
     return queue_answer(change.queue)
 
 
-@route(
-    "POST",
-    "/queues/{name}/resume",
-    "resume_queue",
-    tag="Queues",
-    who=ADMIN,
-    answer=schemas.Queue,
-)
-async def resume_queue(
-    request: Request, _: Annotated[schemas.Nothing, Depends(Json(schemas.Nothing))], who: Caller
-) -> Response:
+@queue_route("POST", "/queues/{name}/resume", ADMIN, schemas.Queue)
+async def resume_queue(request: Request, _: NothingBody, who: Caller) -> Response:
     """Claims are served again."""
     change = await queues.resume(service.db, queue_of(request), who.account)
     service.changed(change)
     return queue_answer(change.queue)
 
 
-@route(
-    "POST",
-    "/queues/{name}/purge",
-    "purge_queue",
-    tag="Queues",
-    who=ADMIN,
-    limit="bulk",
-    answer=schemas.Purged,
-)
-async def purge_queue(
-    request: Request, _: Annotated[schemas.Nothing, Depends(Json(schemas.Nothing))], who: Caller
-) -> Response:
+@queue_route("POST", "/queues/{name}/purge", ADMIN, schemas.Purged, limit="bulk")
+async def purge_queue(request: Request, _: NothingBody, who: Caller) -> Response:
     """Cancel what is pending; call again while something remains."""
     return reply(await upkeep.purge(service.db, service.writer, queue_of(request), who.account))
 
 
-@route(
-    "POST",
-    "/queues/{name}/redrive",
-    "redrive_queue",
-    tag="Queues",
-    who=ADMIN,
-    limit="bulk",
-    answer=schemas.Redriven,
-)
-async def redrive_queue(
-    request: Request, body: Annotated[schemas.Redrive, Depends(Json(schemas.Redrive))], who: Caller
-) -> Response:
+@queue_route("POST", "/queues/{name}/redrive", ADMIN, schemas.Redriven, limit="bulk")
+async def redrive_queue(request: Request, body: RedriveBody, who: Caller) -> Response:
     """Put dead letters back to pending, oldest first; call again while something remains."""
     done = await upkeep.redrive(
         service.db,
@@ -1202,14 +1127,7 @@ async def redrive_queue(
     return reply(done)
 
 
-@route(
-    "GET",
-    "/queues/{name}/failures",
-    "list_failures",
-    tag="Queues",
-    who=LOOKERS,
-    answer=schemas.Failures,
-)
+@queue_route("GET", "/queues/{name}/failures", LOOKERS, schemas.Failures)
 async def list_failures(request: Request) -> Response:
     """The dead letters of a queue by error, most first."""
     name = queue_of(request)
@@ -1219,9 +1137,6 @@ async def list_failures(request: Request) -> Response:
 
 
 # --- /messages: producers -------------------------------------------------------------
-
-PurchaseBody = Annotated[schemas.Purchase, Depends(Json(schemas.Purchase))]
-MessagesQuery = Annotated[schemas.MessagesQuery, Depends(QueryOf(schemas.MessagesQuery))]
 
 
 def tracking(message: Mapping[str, Any], who: Principal) -> dict[str, str]:
@@ -1251,21 +1166,14 @@ def one_key(header: str | None, field: str | None) -> str | None:
     return header or field
 
 
-@route(
+@message_route(
     "POST",
     "/queues/{name}/messages",
-    "enqueue",
-    tag="Messages",
-    who=PRODUCERS,
-    limit="write",
-    answer=schemas.MessagePosted,
+    PRODUCERS,
+    schemas.MessagePosted,
     status=201,
-    problems=[
-        errors.IdempotencyInProgress,
-        errors.IdempotencyKeyReused,
-        errors.BadHeader,
-        errors.Overloaded,
-    ],
+    limit="write",
+    problems=[errors.IdempotencyInProgress, errors.IdempotencyKeyReused],
 )
 async def enqueue(request: Request, purchase: PurchaseBody, key: Key, who: Caller) -> Response:
     """Post a purchase. The same idempotency key again answers as the first time."""
@@ -1279,21 +1187,15 @@ async def enqueue(request: Request, purchase: PurchaseBody, key: Key, who: Calle
     return reply(message, 200 if posted.replayed else 201, etag=1, headers=headers)
 
 
-@route(
+@message_route(
     "POST",
     "/queues/{name}/messages/batch",
-    "enqueue_batch",
-    tag="Messages",
-    who=PRODUCERS,
+    PRODUCERS,
+    schemas.Results,
     limit="write",
-    answer=schemas.Results,
-    problems=[errors.BadHeader, errors.Overloaded],
+    problems=[errors.BadHeader],
 )
-async def enqueue_batch(
-    request: Request,
-    body: Annotated[schemas.PurchaseBatch, Depends(Json(schemas.PurchaseBatch))],
-    who: Caller,
-) -> Response:
+async def enqueue_batch(request: Request, body: PurchaseBatchBody, who: Caller) -> Response:
     """Post up to 1,000 purchases; each stands or falls alone."""
     if request.headers.get("idempotency-key") is not None:
         text = "In a batch each purchase has a key of its own."
@@ -1356,37 +1258,19 @@ async def messages_page(
     return page_of(request, shown, schemas.make_cursor(shown[-1]["id"], marks) if more else None)
 
 
-@route(
-    "GET",
-    "/queues/{name}/messages",
-    "list_queue_messages",
-    tag="Messages",
-    who=LOOKERS,
-    query=schemas.MessagesQuery,
-    answer=openapi.page(schemas.Message),
-    problems=[errors.BadCursor],
-)
-async def list_queue_messages(request: Request, query: MessagesQuery) -> Response:
+@message_route("GET", "/queues/{name}/messages", LOOKERS, openapi.page(schemas.Message))
+async def list_queue_messages(request: Request, query: MessagesQueryGiven) -> Response:
     """Look at the messages of a queue, newest first; it never leases."""
     return await messages_page(request, query, queue_of(request))
 
 
-@route(
-    "GET",
-    "/messages",
-    "list_messages",
-    tag="Messages",
-    who=LOOKERS,
-    query=schemas.MessagesQuery,
-    answer=openapi.page(schemas.Message),
-    problems=[errors.BadCursor],
-)
-async def list_messages(request: Request, query: MessagesQuery) -> Response:
+@message_route("GET", "/messages", LOOKERS, openapi.page(schemas.Message))
+async def list_messages(request: Request, query: MessagesQueryGiven) -> Response:
     """Look at the messages of all queues, newest first."""
     return await messages_page(request, query, None)
 
 
-@route("GET", "/messages/{id}", "get_message", tag="Messages", who=STAFF, answer=schemas.Message)
+@message_route("GET", "/messages/{id}", STAFF, schemas.Message)
 async def get_message(request: Request) -> Response:
     """One message."""
     message_id = message_id_of(request)
@@ -1411,19 +1295,8 @@ async def history_page(
     return page_of(request, items, cursor)
 
 
-@route(
-    "GET",
-    "/messages/{id}/history",
-    "get_message_history",
-    tag="Messages",
-    who=STAFF,
-    query=schemas.PageQuery,
-    answer=openapi.page(schemas.StaffHistoryItem),
-    problems=[errors.BadCursor],
-)
-async def get_message_history(
-    request: Request, query: Annotated[schemas.PageQuery, Depends(QueryOf(schemas.PageQuery))]
-) -> Response:
+@message_route("GET", "/messages/{id}/history", STAFF, openapi.page(schemas.StaffHistoryItem))
+async def get_message_history(request: Request, query: PageQueryGiven) -> Response:
     """Every step of a message, with who, which worker and which error."""
     message_id = message_id_of(request)
     async with service.db.read() as session:
@@ -1431,21 +1304,16 @@ async def get_message_history(
     return await history_page(request, message_id, query, staff=True)
 
 
-@route(
+@message_route(
     "POST",
     "/messages/{id}/cancel",
-    "cancel_message",
-    tag="Messages",
-    who=PRODUCERS,
+    PRODUCERS,
+    schemas.Message,
     limit="write",
-    answer=schemas.Message,
-    problems=[errors.IllegalTransition, errors.VersionMismatch, errors.BadHeader],
+    problems=[errors.IllegalTransition],
 )
 async def cancel_message(
-    request: Request,
-    body: Annotated[schemas.Cancel, Depends(Json(schemas.Cancel))],
-    match: IfMatch,
-    who: Caller,
+    request: Request, body: CancelBody, match: IfMatch, who: Caller
 ) -> Response:
     """Cancel; a message in work is only asked to end, which is 202."""
     command = moves.Cancel(message_id_of(request), who.account, match, reason=body.reason)
@@ -1453,22 +1321,15 @@ async def cancel_message(
     return reply(message, 200 if done else 202, etag=message["version"])
 
 
-@route(
+@message_route(
     "POST",
     "/messages/{id}/retry",
-    "retry_message",
-    tag="Messages",
-    who=ADMIN,
+    ADMIN,
+    schemas.Message,
     limit="write",
-    answer=schemas.Message,
-    problems=[errors.IllegalTransition, errors.VersionMismatch, errors.BadHeader],
+    problems=[errors.IllegalTransition],
 )
-async def retry_message(
-    request: Request,
-    _: Annotated[schemas.Nothing, Depends(Json(schemas.Nothing))],
-    match: IfMatch,
-    who: Caller,
-) -> Response:
+async def retry_message(request: Request, _: NothingBody, match: IfMatch, who: Caller) -> Response:
     """Back to pending: what failed, was cancelled or expired."""
     message = await service.writer.do(moves.Retry(message_id_of(request), who.account, match))
     return reply(message, etag=message["version"])
@@ -1494,19 +1355,8 @@ async def watch_line(request: Request) -> AsyncIterator[asyncio.Event]:
         task.cancel()
 
 
-@route(
-    "POST",
-    "/queues/{name}/claim",
-    "claim",
-    tag="Messages",
-    who=WORKERS,
-    limit="write",
-    answer=schemas.Claimed,
-    problems=[errors.Overloaded],
-)
-async def claim(
-    request: Request, body: Annotated[schemas.Claim, Depends(Json(schemas.Claim))], who: Caller
-) -> Response:
+@message_route("POST", "/queues/{name}/claim", WORKERS, schemas.Claimed, limit="write")
+async def claim(request: Request, body: ClaimBody, who: Caller) -> Response:
     """Lease up to 100 messages, waiting up to 20 s for the first."""
     async with watch_line(request) as gone:
         command = moves.Claim(
@@ -1588,140 +1438,58 @@ async def settle_many(
     return reply(results_shape(shapes))
 
 
-@route(
-    "POST",
-    "/messages/ack",
-    "ack_many",
-    tag="Messages",
-    who=WORKERS,
-    limit="write",
-    answer=schemas.Results,
-    problems=[errors.Overloaded],
-)
-async def ack_many(
-    request: Request, body: Annotated[schemas.Acks, Depends(Json(schemas.Acks))], who: Caller
-) -> Response:
+@message_route("POST", "/messages/ack", WORKERS, schemas.Results, limit="write")
+async def ack_many(request: Request, body: AcksBody, who: Caller) -> Response:
     """Ack up to 1,000 messages."""
     return await settle_many(request, body.acks, schemas.AckItem, ack_of, who)
 
 
-@route(
-    "POST",
-    "/messages/nack",
-    "nack_many",
-    tag="Messages",
-    who=WORKERS,
-    limit="write",
-    answer=schemas.Results,
-    problems=[errors.Overloaded],
-)
-async def nack_many(
-    request: Request, body: Annotated[schemas.Nacks, Depends(Json(schemas.Nacks))], who: Caller
-) -> Response:
+@message_route("POST", "/messages/nack", WORKERS, schemas.Results, limit="write")
+async def nack_many(request: Request, body: NacksBody, who: Caller) -> Response:
     """Nack up to 1,000 messages."""
     return await settle_many(request, body.nacks, schemas.NackItem, nack_of, who)
 
 
-@route(
-    "POST",
-    "/messages/release",
-    "release_many",
-    tag="Messages",
-    who=WORKERS,
-    limit="write",
-    answer=schemas.Results,
-    problems=[errors.Overloaded],
-)
-async def release_many(
-    request: Request,
-    body: Annotated[schemas.Releases, Depends(Json(schemas.Releases))],
-    who: Caller,
-) -> Response:
+@message_route("POST", "/messages/release", WORKERS, schemas.Results, limit="write")
+async def release_many(request: Request, body: ReleasesBody, who: Caller) -> Response:
     """Release up to 1,000 messages."""
     return await settle_many(request, body.releases, schemas.ReleaseItem, release_of, who)
 
 
-@route(
-    "POST",
-    "/messages/extend",
-    "extend_many",
-    tag="Messages",
-    who=WORKERS,
-    limit="write",
-    answer=schemas.ExtendResults,
-    problems=[errors.Overloaded],
-)
-async def extend_many(
-    request: Request, body: Annotated[schemas.Extends, Depends(Json(schemas.Extends))], who: Caller
-) -> Response:
+@message_route("POST", "/messages/extend", WORKERS, schemas.ExtendResults, limit="write")
+async def extend_many(request: Request, body: ExtendsBody, who: Caller) -> Response:
     """Extend up to 1,000 leases."""
     return await settle_many(request, body.extends, schemas.ExtendItem, extend_of, who)
 
 
-@route(
-    "POST",
-    "/messages/{id}/ack",
-    "ack",
-    tag="Messages",
-    who=WORKERS,
-    limit="write",
-    answer=schemas.Settled,
-    problems=Settled,
+@message_route(
+    "POST", "/messages/{id}/ack", WORKERS, schemas.Settled, limit="write", problems=Settled
 )
-async def ack(
-    request: Request, body: Annotated[schemas.Ack, Depends(Json(schemas.Ack))], who: Caller
-) -> Response:
+async def ack(request: Request, body: AckBody, who: Caller) -> Response:
     """Done; or done here, and on to the next queue."""
     return await settle(request, ack_of, body, who)
 
 
-@route(
-    "POST",
-    "/messages/{id}/nack",
-    "nack",
-    tag="Messages",
-    who=WORKERS,
-    limit="write",
-    answer=schemas.Settled,
-    problems=Settled,
+@message_route(
+    "POST", "/messages/{id}/nack", WORKERS, schemas.Settled, limit="write", problems=Settled
 )
-async def nack(
-    request: Request, body: Annotated[schemas.Nack, Depends(Json(schemas.Nack))], who: Caller
-) -> Response:
+async def nack(request: Request, body: NackBody, who: Caller) -> Response:
     """It failed: again after a backoff, or a dead letter."""
     return await settle(request, nack_of, body, who)
 
 
-@route(
-    "POST",
-    "/messages/{id}/release",
-    "release",
-    tag="Messages",
-    who=WORKERS,
-    limit="write",
-    answer=schemas.Settled,
-    problems=Settled,
+@message_route(
+    "POST", "/messages/{id}/release", WORKERS, schemas.Settled, limit="write", problems=Settled
 )
-async def release(
-    request: Request, body: Annotated[schemas.Release, Depends(Json(schemas.Release))], who: Caller
-) -> Response:
+async def release(request: Request, body: ReleaseBody, who: Caller) -> Response:
     """Give a message back untouched; no attempt is counted."""
     return await settle(request, release_of, body, who)
 
 
-@route(
-    "POST",
-    "/messages/{id}/extend",
-    "extend",
-    tag="Messages",
-    who=WORKERS,
-    limit="write",
-    answer=schemas.Extended,
-    problems=Settled,
+@message_route(
+    "POST", "/messages/{id}/extend", WORKERS, schemas.Extended, limit="write", problems=Settled
 )
-async def extend(
-    request: Request, body: Annotated[schemas.Extend, Depends(Json(schemas.Extend))], who: Caller
-) -> Response:
+async def extend(request: Request, body: ExtendBody, who: Caller) -> Response:
     """Keep the lease for longer, counted from now."""
     return await settle(request, extend_of, body, who)
 
@@ -1742,15 +1510,8 @@ async def readable_order(request: Request, who: Principal | None) -> tuple[moves
     return found
 
 
-@route(
-    "GET",
-    "/orders/{id}",
-    "get_order",
-    tag="Orders",
-    who=ORDER_READERS,
-    ticket=True,
-    query=schemas.TicketQuery,
-    answer=schemas.Order,
+@order_route(
+    "GET", "/orders/{id}", ORDER_READERS, schemas.Order, ticket=True, query=schemas.TicketQuery
 )
 async def get_order(request: Request, who: Caller) -> Response:
     """An order as its customer sees it."""
@@ -1758,43 +1519,24 @@ async def get_order(request: Request, who: Caller) -> Response:
     return reply(moves.order_shape(row, queue), etag=row.version)
 
 
-@route(
-    "GET",
-    "/orders/{id}/history",
-    "get_order_history",
-    tag="Orders",
-    who=ORDER_READERS,
-    ticket=True,
-    query=schemas.TicketPageQuery,
-    answer=openapi.page(schemas.HistoryItem),
-    problems=[errors.BadCursor],
+@order_route(
+    "GET", "/orders/{id}/history", ORDER_READERS, openapi.page(schemas.HistoryItem), ticket=True
 )
-async def get_order_history(
-    request: Request,
-    query: Annotated[schemas.TicketPageQuery, Depends(QueryOf(schemas.TicketPageQuery))],
-    who: Caller,
-) -> Response:
+async def get_order_history(request: Request, query: TicketPageQueryGiven, who: Caller) -> Response:
     """Every step of an order."""
     row, _ = await readable_order(request, who)
     return await history_page(request, row.id, query, staff=False)
 
 
-@route(
+@order_route(
     "POST",
     "/orders/{id}/cancel",
-    "cancel_order",
-    tag="Orders",
-    who=BUYERS,
+    BUYERS,
+    schemas.Order,
     limit="write",
-    answer=schemas.Order,
-    problems=[errors.IllegalTransition, errors.VersionMismatch, errors.BadHeader],
+    problems=[errors.IllegalTransition],
 )
-async def cancel_order(
-    request: Request,
-    body: Annotated[schemas.Cancel, Depends(Json(schemas.Cancel))],
-    match: IfMatch,
-    who: Caller,
-) -> Response:
+async def cancel_order(request: Request, body: CancelBody, match: IfMatch, who: Caller) -> Response:
     """Cancel; an order in work is only asked to end, which is 202."""
     own = None if who.has(Role.ADMIN, Role.PRODUCER) else (who.customer or "")
     command = moves.Cancel(message_id_of(request), who.account, match, own, body.reason)
@@ -1940,31 +1682,20 @@ async def since(text: str) -> int:
     async with service.db.read() as session:
         if text == "earliest":
             return (await events.look(session)).floor
-        try:
-            return await events.first_since(session, instants.parse(text))
-        except (ValueError, OverflowError):
-            wrong = {"detail": "earliest, now or a time", "parameter": "since"}
-            raise errors.Invalid(errors=[wrong]) from None
+        return await events.first_since(session, instants.parse(text))
 
 
-@route(
+@event_route(
     "GET",
     "/events",
-    "stream_events",
-    tag="Events",
-    who=SIGNED_IN,
+    SIGNED_IN,
+    "text/event-stream",
+    limit="stream",
     ticket=True,
     optional=SETTINGS.public_stock,
-    limit="stream",
-    query=schemas.EventsQuery,
-    answer="text/event-stream",
-    problems=[errors.NotFound, errors.TooManyStreams, errors.Overloaded],
+    problems=[errors.NotFound, errors.TooManyStreams],
 )
-async def stream_events(
-    request: Request,
-    query: Annotated[schemas.EventsQuery, Depends(QueryOf(schemas.EventsQuery))],
-    who: MaybeCaller,
-) -> Response:
+async def stream_events(request: Request, query: EventsQueryGiven, who: MaybeCaller) -> Response:
     """Server-sent events of 1 to 64 topics, from a cursor or from now, without a hole."""
     topics = await authorised(query.topic, who)
     start = await start_of(request, query)
@@ -1987,23 +1718,16 @@ async def stream_events(
     return Stream(subscriber, owner)
 
 
-@route(
+@event_route(
     "GET",
     "/events/history",
-    "list_events",
-    tag="Events",
-    who=SIGNED_IN,
+    SIGNED_IN,
+    schemas.EventPage,
     ticket=True,
     optional=SETTINGS.public_stock,
-    query=schemas.HistoryQuery,
-    answer=schemas.EventPage,
-    problems=[errors.NotFound, errors.BadCursor, errors.CursorGone],
+    problems=[errors.NotFound, errors.CursorGone],
 )
-async def list_events(
-    request: Request,
-    query: Annotated[schemas.HistoryQuery, Depends(QueryOf(schemas.HistoryQuery))],
-    who: MaybeCaller,
-) -> Response:
+async def list_events(request: Request, query: HistoryQueryGiven, who: MaybeCaller) -> Response:
     """The same events page by page."""
     topics = await authorised(query.topic, who)
     after = await after_of(query)
@@ -2038,22 +1762,16 @@ async def after_of(query: schemas.HistoryQuery) -> int:
     return await since("earliest" if query.since in (None, "now") else query.since or "")
 
 
-@route(
+@event_route(
     "POST",
     "/events/tickets",
-    "create_ticket",
-    tag="Events",
-    who=SIGNED_IN,
-    limit="stream",
-    answer=schemas.Ticket,
+    SIGNED_IN,
+    schemas.Ticket,
     status=201,
+    limit="stream",
     problems=[errors.NotFound],
 )
-async def create_ticket(
-    request: Request,
-    body: Annotated[schemas.TicketIn, Depends(Json(schemas.TicketIn))],
-    who: Caller,
-) -> Response:
+async def create_ticket(request: Request, body: TicketInBody, who: Caller) -> Response:
     """A ticket that lets a browser follow some topics."""
     for place, topic in enumerate(body.topics):
         auth.parse_topic(topic, pointer=f"#/topics/{place}")
@@ -2073,21 +1791,15 @@ async def create_ticket(
     return reply({"ticket": ticket, "expires_at": instants.stamp(expires), "url": url}, 201)
 
 
-@route(
+@event_route(
     "POST",
     "/events/tickets/revoke",
-    "revoke_ticket",
-    tag="Events",
-    who=SIGNED_IN,
-    limit="stream",
+    SIGNED_IN,
     status=204,
+    limit="stream",
     problems=[errors.NotFound],
 )
-async def revoke_ticket(
-    request: Request,
-    body: Annotated[schemas.TicketRevoke, Depends(Json(schemas.TicketRevoke))],
-    who: Caller,
-) -> Response:
+async def revoke_ticket(request: Request, body: TicketRevokeBody, who: Caller) -> Response:
     """End a ticket, and the streams it opened."""
     await service.accounts.revoke_ticket(body.ticket, who)
     await service.upkeep.look()
@@ -2103,22 +1815,13 @@ PAGE_POLICY = (
 )
 
 
-@route("GET", "/livez", "live", tag="Operations", who=None, limit="exempt", root=True)
+@root_route("GET", "/livez", None, limit="exempt")
 async def live(request: Request) -> Response:
     """The process runs; nothing else is asked."""
     return reply({"status": "ok"})
 
 
-@route(
-    "GET",
-    "/readyz",
-    "ready",
-    tag="Operations",
-    who=None,
-    limit="exempt",
-    root=True,
-    answer=schemas.Ready,
-)
+@root_route("GET", "/readyz", None, schemas.Ready, limit="exempt")
 async def ready(request: Request) -> Response:
     """Whether this process can serve. Without Redis it can, a second later."""
     checks = {"database": "ok", "schema": "ok", "draining": "yes" if service.draining else "no"}
@@ -2136,24 +1839,14 @@ async def ready(request: Request) -> Response:
     )
 
 
-@route(
-    "GET",
-    "/metrics",
-    "read_metrics",
-    tag="Operations",
-    who=READERS,
-    scraper=True,
-    limit="exempt",
-    root=True,
-    answer="text/plain",
-)
+@root_route("GET", "/metrics", READERS, "text/plain", limit="exempt", scraper=True)
 async def read_metrics(request: Request) -> Response:
     """Numbers for Prometheus, for viewers, admins, and whoever has the METRICS_TOKEN."""
     service.measure()
     return Response(metrics.render(), 200, None, metrics.CONTENT_TYPE)
 
 
-@route("GET", "/openapi.json", "describe", tag="Operations", who=None, limit="exempt", root=True)
+@root_route("GET", "/openapi.json", None, limit="exempt")
 async def describe(request: Request) -> Response:
     """This API as OpenAPI 3.1."""
     return reply(openapi.document(api.version, OPERATIONS))
@@ -2173,16 +1866,7 @@ def page(html: str, status: int = 200, headers: Mapping[str, str] = {}) -> Respo
     return Response(html, status, policy, "text/html")
 
 
-@route(
-    "GET",
-    "/docs",
-    "docs",
-    tag="Operations",
-    who=None,
-    limit="exempt",
-    root=True,
-    answer="text/html",
-)
+@root_route("GET", "/docs", None, "text/html", limit="exempt")
 async def docs(request: Request) -> Response:
     """This API to try out; nothing is loaded from elsewhere."""
     return page(DOCS)
@@ -2203,22 +1887,8 @@ def problem_page(problem: Problem, request: Request) -> Response:
     return page(pages.problem(language_of(request), kind), problem.status, SECRETIVE)
 
 
-@route(
-    "GET",
-    "/track/{id}",
-    "track",
-    tag="Operations",
-    who=ORDER_READERS,
-    ticket=True,
-    root=True,
-    query=schemas.TrackQuery,
-    answer="text/html",
-)
-async def track(
-    request: Request,
-    query: Annotated[schemas.TrackQuery, Depends(QueryOf(schemas.TrackQuery))],
-    who: Caller,
-) -> Response:
+@root_route("GET", "/track/{id}", ORDER_READERS, "text/html", ticket=True)
+async def track(request: Request, query: TrackQueryGiven, who: Caller) -> Response:
     """A page that follows an order live; its link can be sent to anybody."""
     order = message_id_of(request)
     async with service.db.snapshot() as session:

@@ -517,15 +517,21 @@ class DeleteQueueQuery(Query):
     force: Annotated[bool, BeforeValidator(_flag)] = False
 
 
-Start = Literal["earliest", "now"]
+def _since(value: str) -> str:
+    if value not in ("earliest", "now"):
+        _instant(value)
+    return value
+
+
+Since = Annotated[Text, Field(max_length=40), AfterValidator(_since)]
 
 
 class EventsQuery(Query):
     """`topic` may repeat."""
 
     topic: Annotated[list[Topic], Field(max_length=64)] = Field(default_factory=list)
-    last_event_id: Annotated[Text, Field(max_length=64)] | None = None
-    since: Annotated[Text, Field(max_length=40)] | None = None
+    last_event_id: Text | None = None  # what cannot be a cursor is answered by a reset
+    since: Since | None = None
     ticket: Annotated[str, Field(max_length=16_384)] | None = None
 
 
@@ -533,8 +539,8 @@ class HistoryQuery(Query):
     """`topic` may repeat."""
 
     topic: Annotated[list[Topic], Field(max_length=64)] = Field(default_factory=list)
-    after: Annotated[Text, Field(max_length=64)] | None = None
-    since: Annotated[Text, Field(max_length=40)] | None = None
+    after: Text | None = None
+    since: Since | None = None
     limit: Limit = 50
     ticket: Annotated[str, Field(max_length=16_384)] | None = None
 

@@ -20,7 +20,7 @@ HEADERS = {"Location": f"{main.API}/messages/01a1ff43-dd00-7b3e-8f21-4c5d6e7f809
 Purchase = Annotated[schemas.Purchase, Depends(main.Json(schemas.Purchase))]
 
 
-@main.route("POST", "/twin", "twin", tag="Messages", who=main.PRODUCERS, limit="write", status=201)
+@main.message_route("POST", "/twin", main.PRODUCERS, status=201, limit="write")
 async def twin(request: Request, purchase: Purchase, key: main.Key, who: main.Caller) -> Response:
     """Post a purchase that goes nowhere."""
     main.one_key(key, purchase.idempotency_key)

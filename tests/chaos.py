@@ -8,7 +8,10 @@ import argparse
 import contextlib
 import itertools
 import json
+import multiprocessing
+import os
 import random
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +24,7 @@ from typing import Any
 import httpx
 
 from tests import services
-from tests.house import ADMIN_PASSWORD, CUSTOMER, DISC, SECRET_KEY, House
+from tests.house import ADMIN_PASSWORD, API, CUSTOMER, DISC, SECRET_KEY, House
 from tests.ledger import Ledger
 from tests.live import head
 from tests.proxy import Proxy, Trap
@@ -83,10 +86,16 @@ def pair(cluster: Postgres, redis: RedisServer) -> Iterator[Pair]:
         house = House(servers)
         stack.callback(house.close)
         house.make_accounts()
-        for role in ("admin", "producer", "worker", "viewer"):
-            house.token(role)
+        open_clients(house)
         pool = stack.enter_context(ThreadPoolExecutor(8))
         yield Pair(house, Ledger.postgres(cluster, name), proxy, redis, pool)
+
+
+def open_clients(house: House) -> None:
+    """Make all clients now: two threads that ask first would each make one."""
+    for role in ("admin", "producer", "worker", "viewer"):
+        for process in range(len(house.servers)):
+            house.client(role, process)
 
 
 @contextmanager
@@ -253,9 +262,9 @@ def _told_what_is_so(ledger: Ledger, verb: str, message: str, told: dict[str, An
 # --- a process is frozen while it holds a lock ----------------------------------------
 
 
-def frozen_state(server: Server) -> bool:
+def frozen_state(process: "Server | Hand") -> bool:
     """Whether the kernel has stopped it."""
-    text = Path(f"/proc/{server.pid}/stat").read_text()
+    text = Path(f"/proc/{process.pid}/stat").read_text()
     return text.rpartition(")")[2].split()[0] == "T"
 
 
@@ -446,9 +455,7 @@ class Load:
         return threading.Thread(target=run, daemon=True)
 
     def __enter__(self) -> "Load":
-        for role in ("producer", "worker", "viewer"):
-            for process in range(len(self.house.servers)):
-                self.house.client(role, process)
+        open_clients(self.house)
         for thread in self._threads:
             thread.start()
         return self
@@ -551,13 +558,22 @@ class Load:
         ]
 
     def _worked_off(self) -> bool:
-        left = "SELECT count(*) FROM messages WHERE status IN ('pending', 'processing')"
-        producing = any(thread.is_alive() for thread in self._threads[:2])
-        return not producing and self.ledger.sql(left) == ["0"]
+        if any(thread.is_alive() for thread in self._threads[:2]):  # they still post
+            return False
+        left = f"{self._mine('count(*)')} AND status IN ('pending', 'processing')"
+        return self.ledger.sql(left) == ["0"]
+
+    @property
+    def _names(self) -> str:
+        return ", ".join(f"'{name}'" for name in self.queues)
+
+    def _mine(self, columns: str) -> str:
+        """A select from this load's messages."""
+        there = f"SELECT id FROM queues WHERE name IN ({self._names})"
+        return f"SELECT {columns} FROM messages WHERE queue_id IN ({there})"
 
     def _expected(self) -> list[int]:
-        names = ", ".join(f"'{name}'" for name in self.queues)
-        where = f"(queue IN ({names}) OR from_queue IN ({names}))"
+        where = f"(queue IN ({self._names}) OR from_queue IN ({self._names}))"
         rows = self.ledger.sql(
             f"SELECT seq FROM events WHERE seq > {self._start} AND {where} ORDER BY seq"
         )
@@ -565,9 +581,7 @@ class Load:
 
     def _posts(self) -> list[str]:
         """One message per key, the one that was told, completed."""
-        rows = self.ledger.sql(
-            "SELECT idempotency_key, id, status FROM messages WHERE idempotency_key IS NOT NULL"
-        )
+        rows = self.ledger.sql(self._mine("idempotency_key, id, status"))
         there = sorted(tuple(row.split("|")) for row in rows)
         told = sorted((key, message, "completed") for key, message in self.posted.items())
         return [] if there == told else [f"{len(told)} posts were accepted, {len(there)} are there"]
@@ -596,10 +610,9 @@ class Load:
             return []
         missed = sorted(set(expected) - set(reader.seqs))
         twice = len(reader.seqs) - len(set(reader.seqs))
-        return [
-            f"a reader ({reader.connects} connects, {reader.resets} resets) missed {missed[:5]}"
-            f" of {len(expected)}, got {twice} twice, in order: {sorted(reader.seqs) == reader.seqs}"
-        ]
+        ordered = sorted(reader.seqs) == reader.seqs
+        came = f"a reader ({reader.connects} connects, {reader.resets} resets)"
+        return [f"{came} missed {missed[:5]}, got {twice} twice, in order: {ordered}"]
 
     def _shown(self) -> list[str]:
         """The counts that each process shows are those of the rows."""
@@ -619,3 +632,222 @@ def killed(load: Load, server: services.Process, draw: random.Random) -> None:
     server.kill()
     load.pause(draw.uniform(0, 0.3))
     server.start()
+
+
+# --- one key, many posts --------------------------------------------------------------
+
+COPIES = 32
+IN_PROGRESS_SECONDS = 2.0  # so long a copy waits for the first before it is refused
+
+
+@contextmanager
+def crowd() -> Iterator[ThreadPoolExecutor]:
+    """As many threads as there are copies of a post."""
+    with ThreadPoolExecutor(COPIES) as pool:
+        yield pool
+
+
+def post_copies(house: House, pool: ThreadPoolExecutor, queue: str, key: str) -> str:
+    """Post one purchase many times at once, over all processes; its id."""
+    gate = threading.Barrier(COPIES)
+
+    def once(number: int) -> tuple[float, httpx.Response]:
+        gate.wait(30)
+        started = time.monotonic()
+        answer = post(house, number % len(house.servers), queue, key)
+        return time.monotonic() - started, answer
+
+    return _one_purchase(list(pool.map(once, range(COPIES))))
+
+
+def _one_purchase(answers: list[tuple[float, httpx.Response]]) -> str:
+    """All were told the same: one of them first, the others as a replay."""
+    [first] = [answer for _, answer in answers if answer.status_code == 201]
+    assert "idempotent-replayed" not in first.headers
+    for took, answer in answers:
+        if answer.status_code == 200:
+            assert answer.content == first.content
+            assert answer.headers["idempotent-replayed"] == "true"
+        elif answer is not first:
+            assert answer.json()["code"] == "idempotency_in_progress", answer.text
+            assert took >= IN_PROGRESS_SECONDS
+    return first.json()["id"]
+
+
+def posted_once(found: Pair, keys: list[str]) -> list[str]:
+    """Post each key many times at once; what is wrong."""
+    queue = found.house.queue()
+    wrong: list[str] = []
+    with crowd() as pool:
+        for key in keys:
+            try:
+                post_copies(found.house, pool, queue, key)
+            except (AssertionError, ValueError, httpx.HTTPError) as error:
+                wrong.append(f"{key}: {error!r}")
+    rows = found.ledger.sql(
+        "SELECT m.idempotency_key FROM messages m JOIN queues q ON q.id = m.queue_id"
+        f" WHERE q.name = '{queue}'"
+    )
+    if sorted(rows) != sorted(keys):
+        wrong.append(f"{len(rows)} messages for {len(keys)} keys")
+    return [*wrong, *found.ledger.faults()]
+
+
+# --- workers who wake up too late -----------------------------------------------------
+
+LEASES = 100  # of each worker
+LATE = ("ack", "nack", "release", "extend")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a call with a receipt was told."""
+
+    verb: str
+    id: str
+    status: int
+    code: str | None
+
+
+class Hand:
+    """A worker's own process: it claims, may stop itself while it holds leases, and settles."""
+
+    def __init__(self, urls: list[str], token: str, queue: str, seed: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.line, other = context.Pipe()
+        given = (other, urls, token, queue, seed)
+        self.process = context.Process(target=_hand, args=given, daemon=True)
+        self.process.start()
+        other.close()
+
+    @property
+    def pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
+
+    def tell(self, order: str) -> None:
+        self.line.send(order)
+
+    def hear(self) -> Any:
+        """What it has to say. Raises TimeoutError."""
+        if not self.line.poll(60):
+            raise TimeoutError("a worker says nothing")
+        return self.line.recv()
+
+    def wake(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.join(10)
+        self.process.close()
+        self.line.close()
+
+
+def _hand(line: Any, urls: list[str], token: str, queue: str, seed: int) -> None:
+    """The worker's side: does what it is told, one order after the other."""
+    if die := services._end_with_parent(signal.SIGKILL):
+        die()
+    draw = random.Random(seed)
+    bearer = {"Authorization": f"Bearer {token}"}
+    clients = [httpx.Client(base_url=url + API, headers=bearer, timeout=30) for url in urls]
+    held: list[dict[str, Any]] = []
+    while True:
+        match line.recv():
+            case "stall":  # holds leases of one second, and sleeps through their end
+                held = _claim_all(clients, draw, queue, 1)
+                os.kill(os.getpid(), signal.SIGSTOP)
+                verbs = draw.choices(LATE, k=len(held))
+            case "hold":
+                held = _claim_all(clients, draw, queue, 600)
+                line.send(len(held))
+                continue
+            case _:
+                verbs = ["ack"] * len(held)
+        pairs = zip(verbs, held, strict=True)
+        line.send([_use(draw.choice(clients), verb, message) for verb, message in pairs])
+
+
+def _claim_all(
+    clients: list[httpx.Client], draw: random.Random, queue: str, seconds: int
+) -> list[dict[str, Any]]:
+    held: list[dict[str, Any]] = []
+    while len(held) < LEASES:
+        body = {"max": LEASES - len(held), "lease_seconds": seconds, "wait_seconds": 5}
+        answer = draw.choice(clients).post(f"/queues/{queue}/claim", json=body)
+        held += answer.json()["messages"]
+    return held
+
+
+def _use(client: httpx.Client, verb: str, message: dict[str, Any]) -> Outcome:
+    more = {"nack": {"error": "late"}, "extend": {"lease_seconds": 60}}.get(verb, {})
+    body = {"receipt": message["receipt"], **more}
+    answer = client.post(f"/messages/{message['id']}/{verb}", json=body)
+    code = None if answer.status_code == 200 else answer.json()["code"]
+    return Outcome(verb, message["id"], answer.status_code, code)
+
+
+@contextmanager
+def hands(house: House, queue: str, count: int, draw: random.Random) -> Iterator[list[Hand]]:
+    urls = [server.url for server in house.servers]
+    token = house.token("worker")
+    with ExitStack() as stack:
+        found: list[Hand] = []
+        for _ in range(count):
+            hand = Hand(urls, token, queue, draw.randrange(1 << 32))
+            stack.callback(hand.close)
+            found.append(hand)
+        yield found
+
+
+def fill(house: House, queue: str, count: int) -> None:
+    for start in range(0, count, 500):
+        most = min(500, count - start)
+        client = house.client("producer", start // 500 % 2)
+        body = {"messages": [purchase() for _ in range(most)]}
+        answer = client.post(f"/queues/{queue}/messages/batch", json=body)
+        assert answer.json()["accepted"] == most, answer.text
+
+
+def sleep_in(found: Pair, queue: str, late: list[Hand], others: list[Hand]) -> list[str]:
+    """Leases run out while their workers are stopped, others claim; what is wrong after it."""
+    house, count = found.house, LEASES * len(late)
+    fill(house, queue, count)
+    for hand in late:
+        hand.tell("stall")
+    until(lambda: all(frozen_state(hand) for hand in late), 30, "all sleep")
+    for hand in others:
+        hand.tell("hold")  # waits until the reaper has put them back
+    assert sum(hand.hear() for hand in others) == count
+    for hand in late:
+        hand.wake()
+    wrong = [f"accepted: {told}" for hand in late for told in hand.hear() if told.status != 409]
+    for hand in others:
+        hand.tell("settle")
+    wrong += [f"refused: {told}" for hand in others for told in hand.hear() if told.status != 200]
+    for hand in late:
+        hand.tell("settle")  # over and done with by others: still refused
+    after = [told for hand in late for told in hand.hear()]
+    return wrong + [f"accepted at last: {told}" for told in after if told.code != "lease_lost"]
+
+
+def completed_once(ledger: Ledger, queue: str, count: int) -> list[str]:
+    """Each message of a queue has ended by one ack."""
+    [row] = ledger.sql(
+        "SELECT count(*), count(DISTINCT message) FROM events"
+        f" WHERE queue = '{queue}' AND type = 'order.completed'"
+    )
+    right = row == f"{count}|{count}"
+    return [*([] if right else [f"{row} completed, not {count}"]), *ledger.faults()]
+
+
+def stale(found: Pair, workers: int, rounds: int, draw: random.Random) -> list[str]:
+    """`rounds` in which half of the workers sleep while the other half takes over."""
+    queue = found.house.queue(max_lost_leases=100)
+    wrong: list[str] = []
+    with hands(found.house, queue, workers, draw) as all_hands:
+        for _ in range(rounds):
+            draw.shuffle(all_hands)
+            half = workers // 2
+            wrong += sleep_in(found, queue, all_hands[:half], all_hands[half:])
+    return wrong + completed_once(found.ledger, queue, rounds * workers // 2 * LEASES)

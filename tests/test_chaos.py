@@ -55,3 +55,13 @@ def test_a_killed_process_on_sqlite_loses_and_doubles_nothing() -> None:
                 chaos.killed(load, server, draw)
             assert load.finish() == []
     assert len(load.posted) > 20
+
+
+def test_a_key_posted_many_times_at_once_is_one_message(found: Pair) -> None:
+    """32 copies at once over two processes: one message, the same bytes for everybody."""
+    assert chaos.posted_once(found, [f"key-{n}" for n in range(100)]) == []
+
+
+def test_a_receipt_is_worth_nothing_once_another_has_claimed(found: Pair) -> None:
+    """Workers who slept through their leases are refused; nothing is completed twice."""
+    assert chaos.stale(found, workers=6, rounds=1, draw=random.Random(7)) == []

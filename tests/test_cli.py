@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -302,6 +302,7 @@ def test_doctor_finds_damage(patient: Patient, what: str) -> None:
 def test_doctor_looks_at_files(patient: Patient) -> None:
     """A key that every user of the machine can read is a failure, until it is mended."""
     data = Path(patient.server.settings["DATA_DIR"])
+    data.mkdir(exist_ok=True)
     path = data / "secret-key"
     path.write_text("x" * 64)
     modes = data.stat().st_mode
@@ -482,7 +483,8 @@ def test_without_a_terminal_the_file_is_named(start_server: Callable[..., Server
     """A log that is collected gets the place of the password, never the password."""
     server = start_server()
     path = Path(server.settings["DATA_DIR"], "admin-password")
-    assert f"the first password of admin is in {path}" in server.log
+    line = f"the first password of admin is in {path}"
+    until(lambda: line in server.log, SECONDS, line)
     assert path.read_text().strip() not in server.log
     assert f"serving at {server.url}" in server.log
 
@@ -586,14 +588,16 @@ def test_told_to_stop_while_it_opens(tmp_path: Path) -> None:
             stderr=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
         ) as service:
-            until(lambda: waits_for_a_lock(service.pid), SECONDS, "the lock")
+            until(lambda: holds(service.pid, Path(lock.name)), SECONDS, "the start")
             service.terminate()
             assert service.wait(cli.GRACE_SECONDS) == 0
             assert service.stderr is not None
             assert b"Traceback" not in service.stderr.read()
 
 
-def waits_for_a_lock(pid: int) -> bool:
-    return any(
-        f" {pid} " in line and "->" in line for line in Path("/proc/locks").read_text().splitlines()
-    )
+def holds(pid: int, path: Path) -> bool:
+    """Whether a process has a file open."""
+    links = (link.readlink() for link in Path(f"/proc/{pid}/fd").iterdir())
+    with suppress(FileNotFoundError):  # one that was closed between the two looks
+        return path in links
+    return False

@@ -114,8 +114,8 @@ def test_if_match_guards_a_queue(house: House) -> None:
     admin, name = house.client(), house.queue()
     path = f"/queues/{name}"
     good(admin.patch(path, json={"description": "a"}, headers={"If-Match": '"1"'}))
-    for old in ('"1"', '"nonsense"', 'W/"2"', '"٢"'.encode()):
-        answer = admin.patch(path, json={"description": "b"}, headers={"If-Match": old})
+    for old in (b'"1"', b'"nonsense"', b'W/"2"', '"٢"'.encode()):
+        answer = admin.patch(path, json={"description": "b"}, headers=[(b"If-Match", old)])
         problem(answer, 412, "version_mismatch")
     problem(admin.delete(path, headers={"If-Match": '"1"'}), 412, "version_mismatch")
     for wrong in ("2", '"2', '"1", "2"', ""):

@@ -271,17 +271,22 @@ def travel_time(house: House) -> str:
 def test_since_is_a_time_or_refused(house: House, start: str) -> None:
     """A `since` that cannot be read is 422, not everything or nothing."""
     for path in ("/events", "/events/history"):
-        answer = house.client().get(path, params={"topic": "queues", "since": start})
-        assert parameters(answer) == ["since"]
+        for topic in ("queues", f"order:{NOWHERE}"):
+            answer = house.client().get(path, params={"topic": topic, "since": start})
+            assert parameters(answer) == ["since"]
 
 
-@pytest.mark.parametrize("cursor", ["nonsense", "0", "a-b", "{epoch}-99999999", "{epoch}-01"])
-def test_a_cursor_that_is_not_ours_is_a_reset(house: House, cursor: str) -> None:
+@pytest.mark.parametrize(
+    "cursor", ["nonsense", "0", "a-b", "{epoch}-99999999", "{epoch}-01", "9" * 200, "é"]
+)
+@pytest.mark.parametrize("way", ["header", "parameter"])
+def test_a_cursor_that_is_not_ours_is_a_reset(house: House, cursor: str, way: str) -> None:
     """A stream is never silently short: what cannot be resumed is told with `reset`."""
     queue = house.queue()
     now = head(house)
     sent = cursor.replace("{epoch}", now.partition("-")[0])
-    with watch(house, f"queue:{queue}", cursor=sent) as stream:
+    header, parameter = (sent, None) if way == "header" else (None, sent)
+    with watch(house, f"queue:{queue}", cursor=header, last_event_id=parameter) as stream:
         reset = stream.first("reset")
         hello = stream.blocks[0]
         assert (hello.event, hello.id) == ("hello", None)
@@ -599,7 +604,9 @@ def test_the_history_since_a_time(house: House) -> None:
     assert last in items
 
 
-@pytest.mark.parametrize("after", ["x", "0", "other-1", "{epoch}-99999999", "{epoch}-007"])
+@pytest.mark.parametrize(
+    "after", ["x", "", "0", "0ther-1", "{epoch}-99999999", "{epoch}-007", "9" * 200]
+)
 def test_a_bad_cursor_of_the_history_is_refused(house: House, after: str) -> None:
     """Where a stream can say `reset`, a page says 400."""
     sent = after.replace("{epoch}", head(house).partition("-")[0])
@@ -725,8 +732,7 @@ def test_the_python_recipe_of_the_manual_works(own: House) -> None:
     seen: list[dict[str, Any]] = []
 
     def read() -> None:
-        for event in names["follow"](f"{own.url}/api/v1/events", token, f"queue:{queue}"):
-            seen.append(event)
+        seen.extend(names["follow"](f"{own.url}/api/v1/events", token, f"queue:{queue}"))
 
     before = open_streams(own)
     reader = threading.Thread(target=read)

@@ -11,7 +11,7 @@ import pytest
 from tests.answers import parameters, problem
 from tests.house import API, PASSWORD, SECRET_KEY, House, running
 from tests.live import PUBLIC_URL, forged_ticket, head, ticket, watch
-from tests.services import Server, until
+from tests.services import Postgres, Server, until
 from tests.sse import Block, Stream
 
 SHOP = "https://shop.example"
@@ -104,6 +104,55 @@ def test_many_streams_do_not_hold_up_a_stop(alone: Server) -> None:
     assert len(set(waits)) > 20
     for stream in streams:
         stream.close()
+
+
+def test_readers_that_leave_at_once_are_no_error(house: House) -> None:
+    """Browsers come and go: nothing of it stands in the log as an error."""
+    before = len(house.servers[0].log)
+    for turn in range(40):
+        with watch(house, "queues") as stream:
+            if turn % 4 == 0:
+                stream.first("hello")
+    with watch(house, "queues") as stream:
+        stream.first("counts")
+    log = house.servers[0].log[before:]
+    assert '"level": "ERROR"' not in log
+    assert '"level": "WARNING"' not in log
+
+
+def test_the_database_may_be_away(postgres_server: Postgres) -> None:
+    """Open streams stay, new ones are told to come back, and afterwards nothing is missing."""
+    name = postgres_server.create()
+    with running(DATABASE_URL=postgres_server.url(name)) as house:
+        queue = house.queue()
+        order = house.post(queue)["id"]
+        house.token("viewer")
+        text = ticket(house, [f"order:{order}", "queues"])
+        with watch(house, f"queue:{queue}") as stream, Stream(house.url, ticket=text) as other:
+            stream.first("hello")
+            other.first("counts")
+            postgres_server.sql(f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS false")
+            away = (
+                f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
+            )
+            postgres_server.sql(away)
+            with watch(house, f"order:{order}", role="viewer") as refused:
+                assert refused.status == 200
+                is_return(refused.end(), "overloaded")
+            answer = house.client().get("/events", params={"topic": f"order:{order}"})
+            problem(answer, 503, "unavailable")
+            page = httpx.get(f"{house.url}/track/{order}?ticket={text}")
+            assert (page.status_code, page.headers["content-type"]) == (
+                503,
+                "text/html; charset=utf-8",
+            )
+            postgres_server.sql(f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS true")
+            until(house.servers[0].ready, 10, "it serves again")
+            house.post(queue)
+            assert stream.events(1)[0].event == "order.created"
+            assert not stream.named("reset")
+            assert not other.named("goodbye")
+    postgres_server.drop(name)
 
 
 # --- the end of a credential ----------------------------------------------------------
