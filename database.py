@@ -40,6 +40,7 @@ from tortoise.backends.sqlite.client import SqliteTransactionWrapper as SqliteTr
 from tortoise.exceptions import BaseORMException, OperationalError
 
 WRITER_NAME = "filaviva-writer"
+OUR_NAMES = ["filaviva", WRITER_NAME]  # the pool's name is given by the settings
 READ_SECONDS = 5.0  # a longer snapshot slows the head row down for everybody
 ACQUIRE_SECONDS = 5.0
 MIGRATION_LOCK = 0x66696C61766976  # "filaviv": the key of our advisory lock
@@ -72,7 +73,12 @@ class Failure(Enum):
     OTHER = "other"
 
 
+class Changed(Exception):
+    """What was to be read is gone since a moment ago: the same transaction again."""
+
+
 _TRANSIENT = (
+    Changed,
     asyncpg.DeadlockDetectedError,
     asyncpg.SerializationError,
     asyncpg.QueryCanceledError,
@@ -96,6 +102,7 @@ _DATA = (
     sqlite3.IntegrityError,
     sqlite3.DataError,
     OverflowError,
+    UnicodeError,  # a text that no UTF-8 can hold; it is a ValueError too
 )
 
 
@@ -619,14 +626,18 @@ class SqliteLine:
 
 
 async def terminate_frozen(session: Session, seconds: float = 3.0) -> int:
-    """End writers that hold locks while their process does not answer; how many."""
+    """End what of ours holds locks while its process does not answer; how many.
+
+    Who has no transaction id has locked nothing: a long read is left alone.
+    """
     if session.dialect is Dialect.SQLITE:
         return 0
     rows = await session.fetch(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-        " WHERE application_name = $1 AND datname = current_database()"
-        " AND wait_event_type = 'Client' AND xact_start < clock_timestamp() - $2::interval",
-        WRITER_NAME,
+        " WHERE application_name = ANY($1) AND datname = current_database()"
+        " AND backend_xid IS NOT NULL AND wait_event_type = 'Client'"
+        " AND xact_start < clock_timestamp() - $2::interval",
+        OUR_NAMES,
         timedelta(seconds=seconds),
     )
     return len(rows)

@@ -1365,7 +1365,7 @@ async def claim(request: Request, body: ClaimBody, who: Caller) -> Response:
             body.lease_seconds,
             body.worker or who.account,
             who.account,
-            gone.is_set,
+            lambda: gone.is_set() or service.draining,  # who waits is not kept until cut off
         )
         found = await upkeep.claim(service.writer, service.hub, command, body.wait_seconds)
         if gone.is_set():

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic_core import to_json
 
 import events
-from database import Database, Dialect, Row, Session
+from database import Changed, Database, Dialect, Row, Session
 from errors import (
     NotFound,
     QueueExists,
@@ -261,7 +261,14 @@ async def insert_keys(session: Session, keys: Mapping[str, Enqueue]) -> set[str]
 
 
 async def known_keys(session: Session, keys: Sequence[str]) -> dict[str, KnownKey]:
+    """What earlier transactions stored under keys that are there.
+
+    Raises:
+        Changed: one of them has been pruned since.
+    """
     rows = await session.fetch(KEYS_KNOWN[session.dialect], _array(session.dialect, keys))
+    if len(rows) < len(keys):
+        raise Changed
     return {
         row["key_id"]: KnownKey(
             row["fingerprint"], read_message(row), row["posted_to"], json.loads(row["data"])

@@ -122,6 +122,9 @@ class Writer:
     def _submit(self, command: Command) -> asyncio.Future[Any]:
         if len(self._waiting) >= MAX_WAITING:
             raise Overloaded(retry_after=1)
+        return self._put(command)
+
+    def _put(self, command: Command) -> asyncio.Future[Any]:
         answer = asyncio.get_running_loop().create_future()
         self._waiting.append(Entry(command, answer, time.monotonic()))
         self._idle.clear()
@@ -191,6 +194,9 @@ class Writer:
         self, entries: list[Entry], deadline: float, lock_ms: int = KEY_LOCK_MS
     ) -> None:
         """One transaction; again if it failed without effect; then in halves."""
+        if time.monotonic() > deadline:  # the halves before took all the time
+            self._refuse(entries, Unavailable(retry_after=1))
+            return
         tries = 0
         while True:
             batch = Batch(list(entries))
@@ -204,7 +210,8 @@ class Writer:
             if self._hopeless(batch, failure, tries) or time.monotonic() > deadline:
                 break
             await asyncio.sleep(random.uniform(0.002, 0.05))
-        if len(entries) > 1 and failure in (Failure.DATA, Failure.TRANSIENT, Failure.LOCKED):
+        divisible = failure in (Failure.DATA, Failure.TRANSIENT, Failure.LOCKED)
+        if len(entries) > 1 and divisible and time.monotonic() < deadline:
             half = len(entries) // 2
             await self._carry_out(entries[:half], deadline, HALF_LOCK_MS)
             await self._carry_out(entries[half:], deadline, HALF_LOCK_MS)
@@ -220,9 +227,10 @@ class Writer:
         return tries >= TRIES or failure in (Failure.DATA, Failure.OTHER)
 
     def _verdict(self, batch: Batch, failure: Failure) -> Problem:
-        if failure is Failure.LOCKED and batch.stage == "keys":
+        alone = len(batch.entries) == 1  # else it is not known whose fault it was
+        if alone and failure is Failure.LOCKED and batch.stage == "keys":
             return IdempotencyInProgress()
-        if failure is Failure.DATA:
+        if alone and failure is Failure.DATA:
             return Internal()
         return Unavailable(retry_after=1)
 
@@ -234,7 +242,7 @@ class Writer:
             return None
         except QueuesChanged:
             self._registry = None
-            await self._line.rollback()
+            await self._reset(Failure.STALE)
             return Failure.STALE
         except Exception as error:
             if batch.stage == "commit":
@@ -420,7 +428,7 @@ class Writer:
     def _give_back(self, claim: Claim, messages: Sequence[dict[str, Any]]) -> None:
         """Whoever claimed these has gone before he got them."""
         for message in messages:
-            self._submit(Release(message["id"], message["receipt"], claim.account))
+            self._put(Release(message["id"], message["receipt"], claim.account))
 
     async def _defer(self, batch: Batch) -> None:
         """What another process holds goes into the next batch, for two seconds at most."""

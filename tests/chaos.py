@@ -14,6 +14,7 @@ import random
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -27,14 +28,16 @@ from tests import services
 from tests.house import ADMIN_PASSWORD, API, CUSTOMER, DISC, SECRET_KEY, House
 from tests.ledger import Ledger
 from tests.live import head
-from tests.proxy import Proxy, Trap
+from tests.proxy import Place, Proxy, Trap
 from tests.services import Postgres, RedisServer, Server, until
 from tests.sse import CONTROL
 
-IDLE = (
-    "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'filaviva-writer'"
-    " AND datname = current_database() AND state = 'idle in transaction'"
+STATE = (
+    "SELECT state || ' ' || wait_event FROM pg_stat_activity WHERE xact_start IS NOT NULL"
+    " AND application_name = 'filaviva-writer' AND datname = current_database()"
+    " AND wait_event_type = 'Client'"
 )
+STATES = {Place.HALF: "active ClientRead", Place.AFTER: "idle in transaction ClientRead"}
 FIRST, SECOND = 0, 1  # processes; the first is behind the proxy
 ANSWER_SECONDS = 5.0  # in which a process answers while another is frozen
 COMMON = {
@@ -113,6 +116,12 @@ def arguments(args: list[str], rounds: int) -> tuple[int, random.Random]:
     given = parser.parse_args(args)
     print(f"seed {given.seed}", flush=True)
     return given.rounds, random.Random(given.seed)
+
+
+def reason(error: Exception) -> str:
+    """An error with the line that raised it: a bare `assert` says nothing by itself."""
+    [*_, last] = traceback.extract_tb(error.__traceback__)
+    return f"{last.line}: {error!r}"
 
 
 def history(ledger: Ledger, message: str) -> list[str]:
@@ -213,7 +222,7 @@ CUTS = {
     "ack": Cut(_claimed, _settles("ack", result={"paid": True}), 200, ["order.completed"]),
     "nack": Cut(_claimed, _settles("nack", error="no"), 200, ["order.requeued"]),
     "release": Cut(_claimed, _settles("release"), 200, ["order.requeued"]),
-    "extend": Cut(_claimed, _settles("extend", lease_seconds=1_000), 200, []),
+    "extend": Cut(_claimed, _settles("extend", lease_seconds=7_200), 200, []),
     "forward": Cut(_claimed, _settles("ack", forward_to="orders"), 200, ["order.forwarded"]),
     "cancel": Cut(_posted, _of_message("cancel"), 200, ["order.cancelled"]),
     "retry": Cut(_failed, _of_message("retry"), 200, ["order.requeued"]),
@@ -225,11 +234,12 @@ CUTS = {
 def cut(found: Pair, verb: str, *, committed: bool) -> None:
     """Cut the first process off around the COMMIT of a call; it must settle that by itself."""
     house, ledger, plan = found.house, found.ledger, CUTS[verb]
-    queue = house.queue()
+    queue = house.queue(lease_seconds=3_600)  # no lease of before runs out during another call
     message = plan.before(house, queue)
     known = history(ledger, message["id"]) if message else []
     head = int(ledger.sql("SELECT head FROM stream")[0])
-    trap = found.proxy.arm("COMMIT", answered=committed, cut=True)
+    place = Place.AFTER if committed else Place.BEFORE
+    trap = found.proxy.arm("COMMIT", place, cut=True)
     answer = plan.call(house.client("admin", FIRST), queue, message)
     trap.wait()
     assert answer.status_code == plan.status, answer.text
@@ -242,7 +252,7 @@ def cut(found: Pair, verb: str, *, committed: bool) -> None:
 
 def _told_what_is_so(ledger: Ledger, verb: str, message: str, told: dict[str, Any]) -> None:
     """The answer that was made from memory is what the database says."""
-    columns = "status, version, coalesce(receipt, ''), lease_expires_at - updated_at > 900000"
+    columns = "status, version, coalesce(receipt, ''), lease_expires_at - updated_at > 5400000"
     [row] = ledger.sql(f"SELECT {columns} FROM messages WHERE id = '{message}'")
     status, version, receipt, long = row.split("|")
     match verb:
@@ -276,12 +286,13 @@ def frozen(found: Pair, trap: Trap) -> Iterator[None]:
     server.pause()
     try:
         until(lambda: frozen_state(server), 5, "the process is stopped")
-        trap.release()  # what the server sent lies in the frozen process's own buffer now
-        assert found.ledger.sql(IDLE) != ["0"], "it holds nothing"
+        if trap.place is Place.AFTER:
+            trap.release()  # what the server sent lies in the frozen process's own buffer now
+        assert found.ledger.sql(STATE) == [STATES[trap.place]], "it holds nothing"
         yield
     finally:
-        trap.release()
         server.resume()
+        trap.release()
 
 
 def in_time(call: Callable[[], httpx.Response]) -> httpx.Response:
@@ -304,11 +315,11 @@ def insisted(call: Callable[[], httpx.Response], *codes: str) -> httpx.Response:
         assert time.monotonic() < deadline, f"still refused: {answer.text}"
 
 
-def freeze_with_head(found: Pair) -> None:
+def freeze_with_head(found: Pair, place: Place) -> None:
     """It has taken the head and its events' numbers."""
     house = found.house
     queue = house.queue()
-    trap = found.proxy.arm("UPDATE stream SET head", answered=True, cut=False)
+    trap = found.proxy.arm("UPDATE stream SET head", place)
     held = found.later(lambda: post(house, FIRST, queue))
     with frozen(found, trap):
         assert in_time(lambda: post(house, SECOND, queue)).status_code == 201
@@ -317,13 +328,13 @@ def freeze_with_head(found: Pair) -> None:
     went_on(found, queue, held.result(30), 1)
 
 
-def freeze_with_row(found: Pair) -> None:
+def freeze_with_row(found: Pair, place: Place) -> None:
     """It has locked a message in order to cancel it."""
     house = found.house
     queue = house.queue()
     message = house.post(queue)["id"]
     cancel = f"/messages/{message}/cancel"
-    trap = found.proxy.arm("FOR UPDATE SKIP LOCKED", answered=True, cut=False)
+    trap = found.proxy.arm("FOR UPDATE SKIP LOCKED", place)
     held = found.later(lambda: house.client("producer", FIRST).post(cancel))
     with frozen(found, trap):
         assert in_time(lambda: post(house, SECOND, queue)).status_code == 201
@@ -334,11 +345,11 @@ def freeze_with_row(found: Pair) -> None:
     assert found.ledger.faults() == []
 
 
-def freeze_with_key(found: Pair) -> None:
+def freeze_with_key(found: Pair, place: Place) -> None:
     """It has stored an idempotency key."""
     house = found.house
     queue = house.queue()
-    trap = found.proxy.arm("INSERT INTO keys", answered=True, cut=False)
+    trap = found.proxy.arm("INSERT INTO keys", place)
     held = found.later(lambda: post(house, FIRST, queue, "the-key"))
     with frozen(found, trap):
         assert in_time(lambda: post(house, SECOND, queue)).status_code == 201
@@ -543,7 +554,10 @@ class Load:
     def finish(self) -> list[str]:
         """Post no more, work off what is there; everything that is not as promised."""
         self._enough.set()
-        until(lambda: self.wrong or self._worked_off(), 90, "all messages are worked off")
+        try:
+            until(lambda: self.wrong or self._worked_off(), 60, "all messages are worked off")
+        except TimeoutError as error:
+            self.wrong.append(str(error))
         expected = self._expected()
         with contextlib.suppress(TimeoutError):  # what did not come is told below
             until(lambda: all(len(r.seqs) >= len(expected) for r in self.readers), 20, "read")
@@ -683,7 +697,7 @@ def posted_once(found: Pair, keys: list[str]) -> list[str]:
             try:
                 post_copies(found.house, pool, queue, key)
             except (AssertionError, ValueError, httpx.HTTPError) as error:
-                wrong.append(f"{key}: {error!r}")
+                wrong.append(f"{key}: {reason(error)}")
     rows = found.ledger.sql(
         "SELECT m.idempotency_key FROM messages m JOIN queues q ON q.id = m.queue_id"
         f" WHERE q.name = '{queue}'"

@@ -61,18 +61,27 @@ def start_server() -> Iterator[Callable[..., services.Server]]:
         yield start
 
 
-@pytest.fixture(scope="session", params=["sqlite", "postgres"])
-def house(request: pytest.FixtureRequest) -> Iterator[House]:
-    """The service for tests of behaviour: one process, on each database in turn."""
-    if request.param == "sqlite":
-        with running() as found:
-            yield found
-        return
-    server: services.Postgres = request.getfixturevalue("postgres_server")
-    name = server.create()
-    with running(DATABASE_URL=server.url(name)) as found:
+@pytest.fixture(scope="session")
+def house_on_sqlite() -> Iterator[House]:
+    with running() as found:
         yield found
-    server.drop(name)
+
+
+@pytest.fixture(scope="session")
+def house_on_postgres(postgres_server: services.Postgres) -> Iterator[House]:
+    name = postgres_server.create()
+    with running(DATABASE_URL=postgres_server.url(name)) as found:
+        yield found
+    postgres_server.drop(name)
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgres"])
+def house(request: pytest.FixtureRequest) -> House:
+    """The service for tests of behaviour: one process, on each database in turn.
+
+    Both stay up to the end: a parameter that comes again would start them again.
+    """
+    return request.getfixturevalue(f"house_on_{request.param}")
 
 
 @pytest.fixture(scope="session")

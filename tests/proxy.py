@@ -9,22 +9,30 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from enum import Enum
 
 WRITER = b"application_name\0filaviva-writer\0"
 PROTOCOL_3 = 196_608
 SPRING_SECONDS = 20.0
 
 
+class Place(Enum):
+    """Where on its way a statement is stopped."""
+
+    BEFORE = "before"  # the server never sees it
+    HALF = "half"  # the server has run it, and waits for the Sync that ends the request
+    AFTER = "after"  # the server has answered; nothing of the answer was passed on
+
+
 @dataclass
 class Trap:
     """Springs at the first statement that contains `needle`.
 
-    `answered`: once the server has answered it (nothing of the answer was passed on), else
-    before it reaches the server. `cut`: the line is cut there, else it waits for `release`.
+    `cut`: the line is cut there, else it waits for `release`.
     """
 
     needle: str
-    answered: bool
+    place: "Place"
     cut: bool
     _sprung: threading.Event = field(default_factory=threading.Event)
     _released: threading.Event = field(default_factory=threading.Event)
@@ -60,9 +68,9 @@ class Proxy:
     def port(self) -> int:
         return int(self._listener.getsockname()[1])
 
-    def arm(self, needle: str, *, answered: bool, cut: bool) -> Trap:
+    def arm(self, needle: str, place: Place, *, cut: bool = False) -> Trap:
         with self._lock:
-            self._trap = Trap(needle, answered, cut)
+            self._trap = Trap(needle, place, cut)
             return self._trap
 
     def caught(self, statement: str) -> Trap | None:
@@ -120,7 +128,8 @@ class Line:
         self._writer = False
         self._statements: dict[bytes, str] = {}
         self._bound = ""
-        self._trap: Trap | None = None  # waits for its statement's answer
+        self._half: Trap | None = None  # waits for the Sync
+        self._after: Trap | None = None  # waits for the answer
         self._kept = b""
         for end in (client, server):
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -165,6 +174,8 @@ class Line:
             # Before it a client may ask for TLS; that is answered by one bare byte.
             self._started = int.from_bytes(packet[4:8]) == PROTOCOL_3
             self._writer = self._started and WRITER in packet
+        elif self._writer and packet[:1] == b"S" and self._half is not None:
+            self._stop(self._half)
         elif self._writer and (statement := self._executed(packet)) is not None:
             self._reach(statement)
 
@@ -184,9 +195,16 @@ class Line:
         trap = self._proxy.caught(statement)
         if trap is None:
             return
-        if trap.answered:
-            self._trap = trap
-            return
+        match trap.place:
+            case Place.BEFORE:
+                self._stop(trap)
+            case Place.HALF:
+                self._half = trap
+            case Place.AFTER:
+                self._after = trap
+
+    def _stop(self, trap: Trap) -> None:
+        self._half = self._after = None
         if trap.cut:
             self.cut()
         trap.spring()
@@ -197,15 +215,12 @@ class Line:
         with contextlib.suppress(OSError):  # cut: the other thread ends by it too
             for packet in self._packets(self._server):
                 self._kept += packet
-                if self._trap is None or packet[:1] == b"Z":  # ready for the next query
+                if self._after is None or packet[:1] == b"Z":  # ready for the next query
                     self._pass_on()
         self.cut()
 
     def _pass_on(self) -> None:
-        trap, self._trap = self._trap, None
-        if trap is not None:
-            if trap.cut:
-                self.cut()
-            trap.spring()
+        if self._after is not None:
+            self._stop(self._after)
         kept, self._kept = self._kept, b""
         self._client.sendall(kept)

@@ -57,8 +57,10 @@ def page(house: House, name: str) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="module")
 def secure() -> Iterator[House]:
-    """A service behind https, with a token for its metrics, for itself alone."""
-    with running(PUBLIC_URL="https://filaviva.test", METRICS_TOKEN="m" * 16) as house:
+    """A service behind https, closed to new people, with a token for its metrics."""
+    with running(
+        PUBLIC_URL="https://filaviva.test", REGISTRATION="false", METRICS_TOKEN="m" * 16
+    ) as house:
         yield house
 
 
@@ -426,6 +428,13 @@ def test_a_registration_out_of_shape_is_refused(
     answer = house.client(None).post("/auth/register", json=body)
     assert pointers(answer) == [pointer]
     assert str(body["password"]) not in answer.text
+
+
+def test_registration_can_be_closed(secure: House) -> None:
+    """With REGISTRATION=false nobody registers: it is not there."""
+    body = {"username": "late", "password": PASSWORD}
+    problem(secure.client(None).post("/auth/register", json=body), 404, "not_found")
+    problem(secure.client(None).post("/auth/token", data=body), 401, "invalid_credentials")
 
 
 # --- passwords, accounts, revocation --------------------------------------------------

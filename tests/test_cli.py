@@ -13,6 +13,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -28,6 +29,7 @@ import cli
 import config
 import doctor
 import instants
+import metrics
 from database import WRITER_NAME, Database
 from tests.conftest import absent
 from tests.house import ADMIN_PASSWORD, API, SECRET_KEY, House
@@ -576,6 +578,28 @@ def test_told_to_stop_it_ends(number: signal.Signals, start_server: Callable[...
     assert server.wait(cli.GRACE_SECONDS / 2) == 0
 
 
+def test_told_to_stop_while_a_worker_waits(start_server: Callable[..., Server]) -> None:
+    """A worker that waits is answered with nothing, soon: most stops find some that wait."""
+    server = start_server(ADMIN_PASSWORD=ADMIN_PASSWORD)
+    header = {"Authorization": f"Bearer {beside(server, 'token', 'admin').out.strip()}"}
+    answers: list[httpx.Response] = []
+
+    def wait() -> None:
+        url = f"{server.url}{API}/queues/orders/claim"
+        body = {"wait_seconds": 20}
+        answers.append(httpx.post(url, headers=header, json=body, timeout=SECONDS))
+
+    worker = threading.Thread(target=wait)
+    worker.start()
+    queue = f"{server.url}{API}/queues/orders"
+    until(lambda: httpx.get(queue, headers=header).json()["last_claim_at"], SECONDS, "a claim")
+    server.kill(signal.SIGTERM)
+    assert server.wait(cli.GRACE_SECONDS / 2) == 0
+    worker.join(SECONDS)
+    assert [(one.status_code, one.json()) for one in answers] == [(200, {"messages": []})]
+    assert "Traceback" not in server.log
+
+
 def test_told_to_stop_while_it_opens(tmp_path: Path) -> None:
     """A start that waits for somebody's migration can be given up."""
     (tmp_path / "data").mkdir()
@@ -601,3 +625,15 @@ def holds(pid: int, path: Path) -> bool:
     with suppress(FileNotFoundError):  # one that was closed between the two looks
         return path in links
     return False
+
+
+# --- the manual -----------------------------------------------------------------------
+
+
+def test_the_manual_names_every_metric_and_command() -> None:
+    """What can be run and what can be measured stands in docs/operations.md."""
+    manual = (ROOT / "docs" / "operations.md").read_text()
+    shown = re.findall(r"^# TYPE (filaviva_\w+) \w+$", metrics.render().decode(), re.MULTILINE)
+    assert len(shown) > 10
+    named = [*(f"| `{name}` |" for name in shown), *(f"| `{name}` |" for name in COMMANDS)]
+    assert [name for name in named if name not in manual] == []

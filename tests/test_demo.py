@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ from tests.services import ROOT, Postgres, Server, free_port
 
 PASSWORD = "a-password-of-the-demo"
 PURCHASES = 500
+FEW = 20
 SECONDS = 100.0
 
 
@@ -143,16 +145,20 @@ def against(stage: Stage, purchases: int, *more: str) -> tuple[int, str, str]:
     return play(stage.server.folder, *options, *more)
 
 
-def signed_in(server: Server) -> httpx.Client:
+@contextmanager
+def signed_in(server: Server) -> Iterator[httpx.Client]:
     form = {"username": "admin", "password": PASSWORD}
-    http = httpx.Client(base_url=server.url + API, timeout=30)
-    token = http.post("/auth/token", data=form).json()["access_token"]
-    http.headers["Authorization"] = f"Bearer {token}"
-    return http
+    with httpx.Client(base_url=server.url + API, timeout=30) as http:
+        token = http.post("/auth/token", data=form).json()["access_token"]
+        http.headers["Authorization"] = f"Bearer {token}"
+        yield http
 
 
 def test_the_books_agree(stage: Stage) -> None:
-    """Interrupted after 200 and run again: 500 posted, 500 ended, as the database counts too."""
+    """Run for 200, then for 500: 500 posted, 500 ended, as the database counts too.
+
+    And the tracking link of the beginning opens the page of the first order.
+    """
     planned = Counter(order.end for order in demo.orders(PURCHASES, 1997))
     assert against(stage, 200)[0] == 0
     status, said, wrong = against(stage, PURCHASES)
@@ -164,20 +170,15 @@ def test_the_books_agree(stage: Stage) -> None:
     assert counted == dict(planned)
     assert sum(counted.values()) == PURCHASES
     assert stage.ledger.faults() == []
-
-
-def test_the_link_follows_an_order(stage: Stage) -> None:
-    """The tracking link of the beginning opens the page of the first order."""
-    _, said, _ = against(stage, PURCHASES)
-    found = re.search(r"Follow the first order: (\S+)$", said, re.MULTILINE)
-    assert found is not None
-    assert httpx.get(found[1]).status_code == 200
+    link = re.search(r"Follow the first order: (\S+)$", said, re.MULTILINE)
+    assert link is not None
+    assert httpx.get(link[1]).status_code == 200
 
 
 def test_another_seed_is_other_purchases(stage: Stage) -> None:
     """The same keys with other discs are refused by the service, and the demo says so."""
-    assert against(stage, PURCHASES)[0] == 0
-    status, _, wrong = against(stage, PURCHASES, "--seed", "7")
+    assert against(stage, FEW)[0] == 0
+    status, _, wrong = against(stage, FEW, "--seed", "7")
     assert status == 1
     assert re.fullmatch(r"filaviva: posting.*key.*\n", wrong)
     assert stage.ledger.faults() == []
@@ -192,32 +193,34 @@ async def test_books_find_what_is_wrong(stage: Stage, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(demo.Demo, "counted", off_by_one)
     console = Console(file=io.StringIO())
-    found = await demo.run(stage.server.url, "admin", PASSWORD, PURCHASES, 1997, console)
+    found = await demo.run(stage.server.url, "admin", PASSWORD, FEW, 1997, console)
     assert [line.split(":")[0] for line in found] == ["picking failed"]
 
 
 def test_it_leaves_other_purchases_alone(stage: Stage) -> None:
     """Where somebody else's purchases wait it works on nothing."""
-    assert against(stage, 5)[0] == 0
+    assert against(stage, FEW)[0] == 0
     body = {"customer": "c-7", "items": [{"sku": "disc-001", "quantity": 1}]}
     with signed_in(stage.server) as http:
         posted = http.post("/queues/picking/messages", json=body).json()
-        status, _, wrong = against(stage, 5)
+        status, _, wrong = against(stage, FEW)
         assert (status, wrong.count("\n")) == (1, 1)
         assert "other purchases wait in picking" in wrong
         assert http.get(f"/messages/{posted['id']}").json()["version"] == 1
         assert http.post(f"/messages/{posted['id']}/cancel").status_code == 200
 
 
-def test_it_says_why_it_cannot(stage: Stage) -> None:
-    """A wrong password and an address where nobody answers are one line each."""
-    status, _, wrong = play(
-        stage.server.folder, "--url", stage.server.url, "--password", "not the password"
-    )
+def test_a_wrong_password_is_said(stage: Stage) -> None:
+    """Whoever cannot sign in is told so in one line."""
+    status, _, wrong = against(stage, FEW, "--password", "not the password")
     assert status == 1
     assert re.fullmatch(r"filaviva: admin cannot sign in at .+ password is wrong\.\n", wrong)
+
+
+def test_an_address_where_nobody_answers(tmp_path: Path) -> None:
+    """Who names a service means that one: the demo starts no other."""
     nowhere = f"http://127.0.0.1:{free_port()}"
-    status, _, wrong = play(stage.server.folder, "--url", nowhere)
+    status, _, wrong = play(tmp_path, "--url", nowhere)
     assert (status, wrong) == (1, f"filaviva: nothing answers at {nowhere}\n")
 
 
@@ -234,16 +237,16 @@ def test_it_finds_the_local_service(tmp_path: Path) -> None:
     """With the settings of a service that runs here it needs no address and no password."""
     with Server() as server:
         given = {name: server.settings[name] for name in ("PORT", "DATA_DIR")}
-        status, said, wrong = play(tmp_path, "--purchases", "20", **given)
+        status, said, wrong = play(tmp_path, "--purchases", str(FEW), **given)
         assert (status, wrong) == (0, "")
         assert f"{server.url}/track/" in said
-        assert sum(Ledger.sqlite(server).counted().values()) == 20
+        assert sum(Ledger.sqlite(server).counted().values()) == FEW
 
 
 def test_it_brings_a_service_along(tmp_path: Path) -> None:
     """Where none runs it starts one for itself, says so, and leaves nothing behind."""
     given = {"PORT": str(free_port()), "DATA_DIR": str(tmp_path / "data")}
-    status, said, wrong = play(tmp_path, "--purchases", "20", **given)
+    status, said, wrong = play(tmp_path, "--purchases", str(FEW), **given)
     assert (status, wrong) == (0, "")
     assert "starting one that ends with the demo" in said
     assert "The service, the books and the plan agree." in said

@@ -193,6 +193,31 @@ def test_a_purge_cancels_what_is_pending(house: House) -> None:
     assert good(admin.post(f"/queues/{name}/purge")) == {"cancelled": 0, "remaining": 0}
 
 
+def test_a_purge_and_a_redrive_of_many(house: House) -> None:
+    """More than one step of 500: one call cancels all, one puts all dead letters back."""
+    admin, name = house.client(), house.queue()
+    batch = {"messages": [{"customer": "c-1", "items": [{"sku": "a", "quantity": 1}]}] * 600}
+    path = f"/queues/{name}/messages/batch"
+    for _ in range(2):
+        good(house.client("producer").post(path, json=batch))
+    for _ in range(6):
+        claimed = house.claim(name, 100)
+        nacks = [
+            {"id": one["id"], "receipt": one["receipt"], "error": "no", "retry": False}
+            for one in claimed
+        ]
+        good(house.client("worker").post("/messages/nack", json={"nacks": nacks}))
+    assert good(admin.post(f"/queues/{name}/purge")) == {"cancelled": 600, "remaining": 0}
+    redriven = good(admin.post(f"/queues/{name}/redrive", json={"limit": 550}))
+    assert redriven == {"matched": 600, "redriven": 550, "refused": 0, "remaining": 50}
+    assert good(admin.get(f"/queues/{name}"))["counts"] == {
+        **NONE,
+        "pending": 550,
+        "failed": 50,
+        "cancelled": 600,
+    }
+
+
 def test_a_redrive_takes_the_oldest_first_and_only_what_fits(house: House) -> None:
     """Redrive filters, counts, tries dry, and puts dead letters back with fresh counters."""
     admin, name = house.client(), house.queue()

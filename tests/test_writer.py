@@ -13,6 +13,7 @@ from typing import Any, cast
 import asyncpg
 import pytest
 from tortoise import connections
+from tortoise.backends.base.executor import EXECUTOR_CACHE
 from tortoise.backends.sqlite.client import SqliteClient
 
 import config
@@ -107,32 +108,28 @@ def ack(found: dict[str, Any]) -> moves.Ack:
     return moves.Ack(found["id"], found["receipt"], "worker")
 
 
-@pytest.fixture(scope="session")
-def migrated(postgres_server: Postgres) -> str:
-    """The name of a database with our schema, to be copied."""
-    name = postgres_server.create()
-
-    async def build() -> None:
-        found = open_at(postgres_server.url(name))
-        await found.open()
-        await found.migrate()
-        await found.close()
-
-    asyncio.run(build())
-    return name
-
-
 def open_at(url: str) -> Database:
     return Database(config.tortoise_orm(config.load({"FILAVIVA_DATABASE_URL": url})))
 
 
 @contextlib.asynccontextmanager
-async def standing(url: str) -> AsyncIterator[Stand]:
-    """Open a database, bring it up to date, start a writer."""
+async def opened(url: str) -> AsyncIterator[Database]:
+    """A database with our schema."""
+    EXECUTOR_CACHE.clear()  # a process has one dialect for good; this one tests two
     db = open_at(url)
     await db.open()
     try:
         await db.migrate()
+        yield db
+    finally:
+        await db.close()
+        EXECUTOR_CACHE.clear()
+
+
+@contextlib.asynccontextmanager
+async def standing(url: str) -> AsyncIterator[Stand]:
+    """A database, and a writer at work on it."""
+    async with opened(url) as db:
         await events.settle_home(db)
         committed: list[tuple[Appended, Sequence[Event]]] = []
         made = Writer(db, lambda appended, logged: committed.append((appended, logged)))
@@ -142,8 +139,19 @@ async def standing(url: str) -> AsyncIterator[Stand]:
             yield stand
         finally:
             await stand.close()
-    finally:
-        await db.close()
+
+
+@pytest.fixture(scope="session")
+def migrated(postgres_server: Postgres) -> str:
+    """The name of a database with our schema, to be copied."""
+    name = postgres_server.create()
+
+    async def build() -> None:
+        async with opened(postgres_server.url(name)):
+            return
+
+    asyncio.run(build())
+    return name
 
 
 @pytest.fixture
@@ -413,30 +421,23 @@ async def test_a_key_whose_first_call_ends_in_time(on_postgres: Stand) -> None:
 
 
 async def test_a_key_pruned_between_two_looks(
-    stand: Stand, monkeypatch: pytest.MonkeyPatch
+    on_postgres: Stand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A key that goes while it is read is stored anew: the next copy finds it."""
+    stand, stranger = on_postgres, await on_postgres.stranger()
     first = await stand.post(key="k")
-    real, pruned = queues.known_keys, False
+    real = queues.known_keys
 
     async def after_prune(session: Any, keys: Sequence[str]) -> Any:
-        nonlocal pruned
-        if not pruned:
-            pruned = True
-            if stand.postgres:
-                line = await stand.stranger()
-                await line.execute("DELETE FROM keys")
-            else:
-                await session.execute("DELETE FROM keys")
+        await stranger.execute("DELETE FROM keys")
         return await real(session, keys)
 
-    monkeypatch.setattr(queues, "known_keys", after_prune)
-    again = await stand.writer.do(enqueue(key="k"))
-    assert pruned
-    if not again.replayed:
-        assert again.message["id"] != first
-        third = await stand.writer.do(enqueue(key="k"))
-        assert (third.replayed, third.message["id"]) == (True, again.message["id"])
+    with monkeypatch.context() as patch:
+        patch.setattr(queues, "known_keys", after_prune)
+        again = await stand.writer.do(enqueue(key="k"))
+    assert (again.replayed, again.message["id"] == first) == (False, False)
+    third = await stand.writer.do(enqueue(key="k"))
+    assert (third.replayed, third.message["id"]) == (True, again.message["id"])
     await stand.check()
 
 
@@ -457,12 +458,40 @@ async def test_a_head_held_for_long_ends_in_a_timely_answer(
     assert len(await on_postgres.fetch("SELECT id FROM messages")) == 1
 
 
+TAKE_HEAD = (
+    "BEGIN; SET LOCAL idle_in_transaction_session_timeout = 200;"
+    "SET LOCAL statement_timeout = 200; UPDATE stream SET head = head"
+)
+
+
+async def freeze(stand: Stand, name: str, *, parsing: bool) -> asyncio.StreamWriter:
+    """A client by our name that took the head and says nothing more.
+
+    `parsing`: in the middle of a statement, where the server waits for it and none of its
+    timeouts counts (protocol 3.0: Parse and Flush, then nothing).
+    """
+
+    def packet(kind: bytes, body: bytes) -> bytes:
+        return kind + (len(body) + 4).to_bytes(4) + body
+
+    given = stand.db._credentials
+    reader, line = await asyncio.open_connection(given["host"], given["port"])
+    who = f"user\0postgres\0database\0{given['database']}\0application_name\0{name}\0\0"
+    line.write(packet(b"", (196_608).to_bytes(4) + who.encode()))
+    line.write(packet(b"Q", TAKE_HEAD.encode() + b"\0"))
+    taken = await reader.readuntil(b"UPDATE 1\0")
+    assert b"ERROR" not in taken
+    if parsing:
+        line.write(packet(b"P", b"\0SELECT 1\0\0\0") + packet(b"H", b""))
+    return line
+
+
 @pytest.mark.parametrize("name", [database.WRITER_NAME, "filaviva"])
 async def test_a_frozen_process_loses_its_locks(on_postgres: Stand, name: str) -> None:
-    """Whatever of ours holds the head and does not answer is ended within 5 s of its begin."""
-    frozen = await on_postgres.stranger(name)
-    await frozen.execute("BEGIN; SET LOCAL idle_in_transaction_session_timeout = 0")
-    await frozen.execute("UPDATE stream SET head = head")
+    """P9: whatever of ours holds the head and does not answer is ended by the others."""
+    frozen = await freeze(on_postgres, name, parsing=True)
+    held = "SELECT pid FROM pg_stat_activity WHERE application_name = $1 AND state = 'active'"
+    await until(lambda: on_postgres.fetch(held, name))
 
     async def ended() -> int:
         async with on_postgres.db.read() as session:
@@ -470,13 +499,28 @@ async def test_a_frozen_process_loses_its_locks(on_postgres: Stand, name: str) -
 
     assert await until(ended, 5) == 1
     await on_postgres.post()
+    frozen.close()
+
+
+async def test_a_frozen_process_between_two_statements(on_postgres: Stand) -> None:
+    """There PostgreSQL's own timeout ends it, also when nobody else of ours is alive."""
+    frozen = await freeze(on_postgres, "anything", parsing=False)
+    started = time.monotonic()
+    await on_postgres.post()
+    assert time.monotonic() - started < 3
+    frozen.close()
 
 
 async def test_a_reader_is_not_taken_for_frozen(on_postgres: Stand) -> None:
     """Who holds no lock stops nobody; a snapshot is left to end by itself."""
     async with on_postgres.db.snapshot() as session:
         await session.fetch("SELECT head FROM stream")
-        await asyncio.sleep(0.3)
+        old = (
+            "SELECT pid FROM pg_stat_activity WHERE state = 'idle in transaction'"
+            " AND datname = current_database()"
+            " AND xact_start < clock_timestamp() - '0.1s'::interval"
+        )
+        assert len(await until(lambda: on_postgres.fetch(old))) == 1
         async with on_postgres.db.read() as other:
             assert await database.terminate_frozen(other, seconds=0.1) == 0
         await session.fetch("SELECT head FROM stream")
@@ -513,6 +557,100 @@ async def test_two_writers_never_lease_one_message_twice(on_postgres: Stand) -> 
     claims = [one.do(claim(7)) for _ in range(40) for one in (stand.writer, second)]
     taken = [one["id"] for some in await asyncio.gather(*claims) for one in some]
     assert len(taken) == len(set(taken)) == 400
+
+
+# --- a server that falls silent -------------------------------------------------------
+
+
+class Relay:
+    """A line to the database on which, while `silent`, nothing gets through any more."""
+
+    def __init__(self, url: str) -> None:
+        before, _, rest = url.rpartition(":")
+        port, _, name = rest.partition("/")
+        self._target = int(port)
+        self._before, self._name = before, name
+        self._open: list[asyncio.StreamWriter] = []
+        self.speaks = asyncio.Event()
+        self.speaks.set()
+
+    async def __aenter__(self) -> str:
+        """The URL through it."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        port = self._server.sockets[0].getsockname()[1]
+        return f"{self._before}:{port}/{self._name}"
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for line in self._open:
+            line.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", self._target)
+        self._open += [writer, back]
+        with contextlib.suppress(OSError):
+            await asyncio.gather(self._pass(reader, back), self._pass(there, writer))
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65_536):
+            await self.speaks.wait()
+            writer.write(data)
+        writer.close()
+
+
+async def test_a_silent_server_keeps_nobody_for_ever(
+    copy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P9: reads, writes, settings and the watchdog give up in time, and go on afterwards."""
+    for name in ("ACQUIRE_SECONDS", "READ_SECONDS", "WRITE_SECONDS"):
+        monkeypatch.setattr(database, name, 0.3)
+    monkeypatch.setattr(writers, "STUCK_SECONDS", 0.3)
+    monkeypatch.setattr(writers, "GIVE_UP_SECONDS", 0.6)
+    relay = Relay(copy)
+    async with relay as url, standing(url) as stand:
+        await stand.post()
+
+        async def looks() -> None:
+            async with stand.db.snapshot() as session:
+                await session.fetch("SELECT head FROM stream")
+
+        calls = (
+            stand.post,
+            looks,
+            lambda: stand.fetch("SELECT head FROM stream"),
+            lambda: queues.pause(stand.db, "orders", "admin"),
+            lambda: queues.note_claims(stand.db, {1: 1}),
+        )
+        relay.speaks.clear()
+        async with asyncio.timeout(5):
+            told = await asyncio.gather(*(call() for call in calls), return_exceptions=True)
+        kinds = (errors.Unavailable, *database.DRIVER_ERRORS)
+        assert [one for one in told if not isinstance(one, kinds)] == []
+        relay.speaks.set()
+        await asyncio.gather(*(call() for call in calls))
+        await stand.check()
+
+
+async def test_a_silence_after_a_settings_change_was_decided(
+    copy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P9: also when it is the COMMIT that nobody answers."""
+    monkeypatch.setattr(database, "ACQUIRE_SECONDS", 0.3)
+    monkeypatch.setattr(database, "WRITE_SECONDS", 0.3)
+    relay = Relay(copy)
+    async with relay as url, standing(url) as stand:
+
+        async def change() -> None:
+            async with stand.db.transaction() as session:
+                await session.execute("UPDATE queues SET description = 'x'")
+                relay.speaks.clear()
+
+        started = time.monotonic()
+        with pytest.raises(database.DRIVER_ERRORS):
+            await asyncio.wait_for(change(), 10)
+        assert time.monotonic() - started < 3
+        relay.speaks.set()
+        await stand.post()
 
 
 # --- queues that change ---------------------------------------------------------------
@@ -580,20 +718,43 @@ async def test_queues_that_change_all_the_time(stand: Stand) -> None:
     await stand.check()
 
 
+async def test_a_line_that_breaks_while_a_queue_changes(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Deciding again begins with a rollback, which may fail like anything else."""
+    await stand.post()
+    line, failed = stand.writer._line, list[int]()
+    rollback = line.rollback
+
+    async def fails_once() -> None:
+        await rollback()
+        if not failed:
+            failed.append(1)
+            raise asyncpg.ConnectionDoesNotExistError
+
+    monkeypatch.setattr(line, "rollback", fails_once)
+    await queues.create(stand.db, "fresh", {}, "admin")
+    assert await stand.post("fresh")
+    assert failed == [1]
+
+
 # --- callers who go -------------------------------------------------------------------
 
 
-async def slow_commit(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
-    """Commits wait for the event; the first one has begun when it is awaited."""
-    gate, line = asyncio.Event(), stand.writer._line
+def slow_commit(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> tuple[asyncio.Event, asyncio.Event]:
+    """Two events: a commit has begun; commits may go on."""
+    begun, gate, line = asyncio.Event(), asyncio.Event(), stand.writer._line
     commit = line.commit
 
     async def patiently() -> None:
+        begun.set()
         await gate.wait()
         await commit()
 
     monkeypatch.setattr(line, "commit", patiently)
-    return gate
+    return begun, gate
 
 
 async def test_a_claim_is_given_back_when_its_caller_goes(
@@ -601,9 +762,9 @@ async def test_a_claim_is_given_back_when_its_caller_goes(
 ) -> None:
     """Who hangs up while his lease is being committed keeps nobody else from it."""
     message = await stand.post()
-    gate = await slow_commit(stand, monkeypatch)
+    begun, gate = slow_commit(stand, monkeypatch)
     calling = asyncio.ensure_future(stand.writer.do(claim()))
-    await asyncio.sleep(0.2)
+    await begun.wait()
     calling.cancel()
     gate.set()
 
@@ -622,10 +783,10 @@ async def test_a_claim_is_given_back_past_a_full_line(
 ) -> None:
     """When too many wait, what nobody wants is still given back, and the others are answered."""
     message = await stand.post()
-    gate = await slow_commit(stand, monkeypatch)
+    begun, gate = slow_commit(stand, monkeypatch)
     calling = asyncio.ensure_future(stand.writer.do(claim()))
     other = asyncio.ensure_future(stand.writer.do(enqueue()))
-    await asyncio.sleep(0.2)
+    await begun.wait()
     monkeypatch.setattr(writers, "MAX_WAITING", 0)
     calling.cancel()
     gate.set()
@@ -922,7 +1083,11 @@ async def test_another_program_that_writes_the_file(
         shell = sqlite3.connect(tmp_path / "filaviva.db", isolation_level=None)
         shell.execute("BEGIN IMMEDIATE")
         calling = asyncio.ensure_future(stand.post())
-        await asyncio.sleep(0.3)
+
+        async def tries() -> bool:
+            return cast(SqliteLine, stand.writer._line)._held
+
+        await until(tries)
         assert not calling.done()
         shell.execute("COMMIT")
         shell.close()

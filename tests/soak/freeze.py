@@ -1,22 +1,24 @@
-"""A process frozen while it holds the head, a message or a key: 30 times each."""
+"""A process frozen while it holds the head, a message or a key: 30 times each, in two states."""
 
 import httpx
 
 from tests import chaos
+from tests.proxy import Place
 from tests.soak import Report
 
 
 def main(args: list[str]) -> Report:
     """`freeze [FREEZES OF EACH KIND] [--seed N]`"""
     rounds, draw = chaos.arguments(args, 30)
-    plan = [what for what in chaos.FREEZES for _ in range(rounds)]
+    places = [Place.AFTER, Place.HALF]
+    plan = [(what, places[n % 2]) for what in chaos.FREEZES for n in range(rounds)]
     draw.shuffle(plan)
     found: list[str] = []
     with chaos.own_pair() as pair:
-        for what in plan:
+        for what, place in plan:
             try:
-                chaos.FREEZES[what](pair)
+                chaos.FREEZES[what](pair, place)
             except (AssertionError, OSError, LookupError, httpx.HTTPError) as error:
-                found.append(f"{what}: {error}")
+                found.append(f"{what}, {place.value}: {chaos.reason(error)}")
     print("\n".join(found), flush=True)
     return Report(len(plan), len(plan) - len(found), "; ".join(found[:3]) or "ok")
