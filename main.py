@@ -222,6 +222,7 @@ api = FastAPI(
     docs_url=None,
     redoc_url=None,
     redirect_slashes=False,
+    telemetry={"tracing": False, "metrics": False, "logs": False},  # /metrics is ours
 )
 
 
