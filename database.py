@@ -42,7 +42,8 @@ from tortoise.exceptions import BaseORMException, OperationalError
 WRITER_NAME = "filaviva-writer"
 OUR_NAMES = ["filaviva", WRITER_NAME]  # the pool's name is given by the settings
 READ_SECONDS = 5.0  # a longer snapshot slows the head row down for everybody
-ACQUIRE_SECONDS = 5.0
+WRITE_SECONDS = 10.0  # of one of the rare writes, before its commit
+ACQUIRE_SECONDS = 5.0  # to get a connection; and for a commit or rollback on it
 MIGRATION_LOCK = 0x66696C61766976  # "filaviv": the key of our advisory lock
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -224,9 +225,12 @@ class SqliteMigration(SqliteTransaction):
             await self.execute_query(statement)
 
 
-async def _finish(work: Coroutine[Any, Any, Any]) -> None:
-    """Run to its end what must not be left half done, also when the caller is cancelled."""
-    task = asyncio.ensure_future(work)
+async def _finish(work: Coroutine[Any, Any, Any], seconds: float | None = None) -> None:
+    """Run to its end what must not be left half done, also when the caller is cancelled.
+
+    `seconds`: for a server that may have fallen silent. Raises TimeoutError then.
+    """
+    task = asyncio.ensure_future(asyncio.wait_for(work, seconds))
     try:
         await asyncio.shield(task)
     except asyncio.CancelledError:
@@ -335,11 +339,11 @@ class Database:
         async with self._pooled() as (client, connection):
             transaction = connection.transaction(isolation="repeatable_read", readonly=True)
             try:
-                await _finish(transaction.start())
+                await _finish(transaction.start(), READ_SECONDS)
                 yield PostgresSession(connection, client)
             finally:
                 if connection.is_in_transaction():  # not if it could not be started
-                    await _finish(transaction.rollback())
+                    await _finish(transaction.rollback(), ACQUIRE_SECONDS)
 
     @contextlib.asynccontextmanager
     async def _pooled(self) -> AsyncIterator[tuple[PostgresTransaction, asyncpg.Connection]]:
@@ -372,7 +376,7 @@ class Database:
 
     @contextlib.asynccontextmanager
     async def _postgres_write(self) -> AsyncIterator[Session]:
-        async with self._pooled() as (client, connection):
+        async with self._pooled() as (client, connection), asyncio.timeout(WRITE_SECONDS):
             transaction = connection.transaction()
             await transaction.start()
             try:
@@ -382,9 +386,10 @@ class Database:
                 )
                 yield PostgresSession(connection, client)
             except BaseException:
-                await _finish(transaction.rollback())
+                with contextlib.suppress(*DRIVER_ERRORS):  # the pool resets it, or closes it
+                    await _finish(transaction.rollback(), ACQUIRE_SECONDS)
                 raise
-            await _finish(transaction.commit())
+            await _finish(transaction.commit(), ACQUIRE_SECONDS)
 
     @contextlib.asynccontextmanager
     async def _sqlite_write(

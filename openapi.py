@@ -115,7 +115,18 @@ def _components(operations: Sequence[Operation]) -> dict[str, Any]:
         (schemas.Problem, "serialization"),
     ]
     _, made = models_json_schema(wanted, ref_template=REFERENCE)
+    for model in incoming | set(ITEMS[:-1]):
+        _allow_nulls(made["$defs"][model.__name__])
     return made["$defs"]
+
+
+def _allow_nulls(schema: dict[str, Any]) -> None:
+    """In a body `null` means left out: what may be left out may be null."""
+    for name, kind in schema.get("properties", {}).items():
+        if name in schema.get("required", ()) or "type" not in kind:
+            continue
+        about = {key: kind.pop(key) for key in ("title", "description", "default") if key in kind}
+        schema["properties"][name] = {**about, "anyOf": [kind, {"type": "null"}]}
 
 
 def _model(answer: Any) -> type[BaseModel] | None:

@@ -14,6 +14,8 @@ from bench import stand
 from tests import services
 
 MEASURED = services.ROOT / "docs" / "measured.md"
+QUIET = 0.5
+BUSY = ", so the machine was busy with other things and **these numbers are provisional**"
 HEAD = """# Measured
 
 Numbers of one machine, made by `python -m bench`; each section says which. Compare numbers of
@@ -53,7 +55,7 @@ def machine(kinds: Sequence[str]) -> str:
         f"{processor()}, Linux {platform.release()}, Python {platform.python_version()}, "
         f"{databases}"
         f"uvicorn {version('uvicorn')}, FastAPI {version('fastapi')}. "
-        f"Load average when it began: {busy:.1f}."
+        f"Load average when it began: {busy:.1f}{'' if busy < QUIET else BUSY}."
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import requests
 import schemathesis
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 from schemathesis import Case as AnyCase
@@ -173,6 +173,7 @@ def try_operation(
         deadline=None,
         database=None,
         derandomize=not random,
+        verbosity=Verbosity.quiet,
         phases=[Phase.generate],
         suppress_health_check=UNHEALTHY,
     )

@@ -414,13 +414,26 @@ def on_terminal(folder: Path, **settings: str) -> Iterator[Terminal]:
         terminal.close()
 
 
-def by_bash(lines: list[str], folder: Path, **more: str) -> str:
-    """What bash prints for the lines within a few seconds: a stream does not end by itself."""
+def by_bash(lines: list[str], folder: Path, last: str, **more: str) -> str:
+    """What bash prints for the lines, up to a line with `last`: a stream does not end by itself."""
     script = folder / "lines.sh"
     script.write_text("\n".join(lines))
-    command = ["timeout", "4", "bash", str(script)]
-    env = {"PATH": os.environ["PATH"], "HOME": str(folder), **more}
-    return subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True).stdout
+    with subprocess.Popen(
+        ["timeout", "30", "bash", str(script)],
+        env={"PATH": os.environ["PATH"], "HOME": str(folder), **more},
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as shell:
+        assert shell.stdout is not None
+        shown = ""
+        for line in shell.stdout:
+            shown += line
+            if last in line:
+                break
+        shell.terminate()
+    return shown
 
 
 def needs_curl() -> None:
@@ -436,7 +449,7 @@ def test_the_first_words_work(tmp_path: Path) -> None:
     with on_terminal(folder) as terminal:
         said = terminal.words()
         lines = [line for line in said.splitlines() if "curl" in line]
-        shown = by_bash(lines, folder)
+        shown = by_bash(lines, folder, "event: order.created")
     password = (folder / "data" / "admin-password").read_text().strip()
     assert len(lines) == 2
     assert f"admin, password {password} " in said
@@ -466,7 +479,8 @@ def test_a_password_of_the_settings_is_not_shown(tmp_path: Path) -> None:
     with on_terminal(tmp_path, ADMIN_PASSWORD=ADMIN_PASSWORD) as terminal:
         said = terminal.words()
         lines = [line for line in said.splitlines() if "curl" in line]
-        shown = by_bash(lines, tmp_path, FILAVIVA_ADMIN_PASSWORD=ADMIN_PASSWORD)
+        known = {"FILAVIVA_ADMIN_PASSWORD": ADMIN_PASSWORD}
+        shown = by_bash(lines, tmp_path, "event: order.created", **known)
     assert ADMIN_PASSWORD not in said + terminal.log.read_text()
     assert "event: order.created" in shown
 

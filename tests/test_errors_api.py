@@ -414,10 +414,10 @@ def test_a_named_origin_may_call(visited: House) -> None:
         assert "Origin" in answer.headers["vary"]
 
 
-def test_another_origin_is_told_nothing(visited: House, house: House) -> None:
+def test_another_origin_is_told_nothing(visited: House, house_on_sqlite: House) -> None:
     """No other origin gets a header that would let its page read the answer."""
     for origin in ("https://evil.test", "null", f"{ORIGIN}.evil.test", "http://shop.test"):
-        for one in (visited, house):
+        for one in (visited, house_on_sqlite):
             answer = one.client().get("/queues", headers={"Origin": origin})
             assert "access-control-allow-origin" not in answer.headers
             preflight = {"Origin": origin, "Access-Control-Request-Method": "GET"}

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -28,7 +29,7 @@ TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 class Nginx(services.Process):
     """A real nginx with our nginx.conf; only where it listens and whom it asks is the test's."""
 
-    end_signal = services.signal.SIGQUIT  # its graceful end
+    end_signal = signal.SIGQUIT  # its graceful end
 
     def __init__(self, folder: Path, program: str, ports: Sequence[int]) -> None:
         super().__init__(folder)
@@ -276,7 +277,7 @@ def test_when_a_process_ends_its_streams_go_on_at_the_other_without_a_hole(
     with own_front.client("producer") as client:
         for n in range(90):
             if n == 30:
-                leaving.kill(services.signal.SIGTERM)
+                leaving.kill(signal.SIGTERM)
             posted.append(post(client, "c-rolling", f"order-{n}"))
     with own_front.watch("customer:c-rolling", since="earliest") as stream:
         told = [block.json["data"]["id"] for block in stream.events(90)]
@@ -288,21 +289,22 @@ def test_when_a_process_ends_its_streams_go_on_at_the_other_without_a_hole(
     assert "shutdown" in {reason for reader in readers for reason in reader.goodbyes}
 
 
-def test_when_nobody_answers_a_browser_is_told_to_come_back(own_front: Front) -> None:
+def test_when_nobody_answers_a_browser_is_told_to_come_back() -> None:
     """An EventSource gives up for good on a 502; a ticket does not get into a log by it."""
-    for server in own_front.house.servers:
-        server.kill()
-    with Stream(own_front.nginx.url, topic="queues", ticket="a-very-secret-ticket") as stream:
-        farewell = stream.end()
-    assert stream.status == 200
-    assert (farewell.event, farewell.retry) == ("goodbye", 5000)
-    assert farewell.json == {"reason": "overloaded", "reconnect_ms": 5000}
-    for path in ("/events?topic=queues", "/queues"):
-        answer = httpx.get(own_front.nginx.url + API + path)
-        assert answer.status_code == 503
-        assert answer.headers["content-type"] == "application/problem+json"
-        assert int(answer.headers["retry-after"]) > 0
-        assert answer.json()["code"] == "unavailable"
-        assert answer.json()["instance"] == f"urn:uuid:{answer.headers['x-request-id']}"
-    assert "/api/v1/events" in own_front.nginx.log
-    assert "secret" not in own_front.nginx.log
+    with ExitStack() as stack:
+        ports = [services.free_port(), services.free_port()]
+        alone = entered(stack, lambda: nginx(ports))
+        with Stream(alone.url, topic="queues", ticket="a-very-secret-ticket") as stream:
+            farewell = stream.end()
+        assert stream.status == 200
+        assert (farewell.event, farewell.retry) == ("goodbye", 5000)
+        assert farewell.json == {"reason": "overloaded", "reconnect_ms": 5000}
+        for path in ("/events?topic=queues", "/queues"):
+            answer = httpx.get(alone.url + API + path)
+            assert answer.status_code == 503
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert int(answer.headers["retry-after"]) > 0
+            assert answer.json()["code"] == "unavailable"
+            assert answer.json()["instance"] == f"urn:uuid:{answer.headers['x-request-id']}"
+        assert "/api/v1/events" in alone.log
+        assert "secret" not in alone.log

@@ -172,3 +172,21 @@ def test_the_document_is_read_without_a_credential(described: House) -> None:
     assert answer.headers["content-type"] == "application/json"
     assert nobody.head(f"{described.url}/openapi.json").status_code == 200
     problem(nobody.get(f"{described.url}/openapi.json?x=1"), 422, "invalid")
+
+
+def test_what_may_be_left_out_may_be_null(described: House, doc: Document) -> None:
+    """In a request null means left out, and the document says so of every such field."""
+    names: set[str] = set()
+    for route in routes(described.url):
+        if content := route.body.get("application/json"):
+            names.add(content["schema"]["$ref"].rpartition("/")[2])
+    for name in names | {"Purchase", "AckItem", "NackItem"}:
+        schema = doc["components"]["schemas"][name]
+        for field, kind in schema.get("properties", {}).items():
+            if field not in schema.get("required", ()):
+                assert {"type": "null"} in kind.get("anyOf", [{"type": "null"}]), (name, field)
+                assert "type" not in kind, (name, field)
+    nulls = dict.fromkeys(doc["components"]["schemas"]["QueueSettings"]["properties"])
+    name = described.queue()
+    changed = described.client().patch(f"/queues/{name}", json=nulls)
+    assert changed.status_code == 200
