@@ -52,7 +52,7 @@ def quiet(own: House) -> Iterator[tuple[Stream, Stream]]:
     The first test opens them, since silence takes 15 s; the others need not wait for it.
     """
     with Server(SECRET_KEY=SECRET_KEY, PUBLIC_URL=PUBLIC_URL) as server:
-        text = forged_ticket(["customer:c-1"], 300, owner="admin")
+        text = forged_ticket(["customer:c-1"], 3600, owner="admin")
         with Stream(server.url, ticket=text) as still, watch(own, "customer:c-nobody") as moved:
             still.first("hello")
             moved.first("hello")
@@ -621,7 +621,9 @@ def test_silence_is_filled(quiet: tuple[Stream, Stream]) -> None:
     """After 15 s of silence: two bytes, or a bookmark that moves the cursor; nothing empty."""
     still, moved = quiet
     still.wait(lambda one: one.comments, 20, "a heartbeat")
-    assert still.raw == still.blocks[0].raw + b":\n" * len(still.comments)
+    silence = still.raw.removeprefix(still.blocks[0].raw)
+    # After ten minutes a stream may have had its goodbye: a slow machine comes here late.
+    assert re.fullmatch(rb"(:\n)+(retry: \d+\nevent: goodbye\n.*)?", silence, re.DOTALL)
     bookmark = moved.first("bookmark", 20)
     assert bookmark.json == {"head": bookmark.id}
     assert number(bookmark.id) > number(moved.blocks[0].id)
