@@ -292,11 +292,23 @@ def test_a_replay_is_the_first_answer_for_ever(store: Store) -> None:
     store.now += 4_000
     store.one(nack(claim(store)[0], delay_seconds=0))
     store.one(ack(claim(store)[0], forward_to="b"))
+    store.one(nack(claim(store, "b")[0], delay_seconds=0))
     found = claim(store, "b")[0]
     store.one(moves.Cancel(found["id"], "shop"))
     store.one(ack(found, result={"ok": True}))
     again = store.one(moves.Enqueue("a", wish, "shop", "k"))
     assert again.replayed
+    assert moves.to_json(again.message) == moves.to_json(first.message)
+
+
+def test_a_replay_after_a_retry(store: Store) -> None:
+    """Also when the retry cleared what had run out."""
+    wish = purchase().model_copy(update={"expires_at": NOW + 1_000})
+    first = store.one(moves.Enqueue("a", wish, "shop", "k"))
+    store.now += 2_000
+    store.one(moves.Expire([first.message["id"]]))
+    store.one(moves.Retry(first.message["id"], "admin"))
+    again = store.one(moves.Enqueue("a", wish, "shop", "k"))
     assert moves.to_json(again.message) == moves.to_json(first.message)
 
 
@@ -346,6 +358,9 @@ def test_a_paused_queue_hands_out_nothing(store: Store) -> None:
     post(store)
     store.change(1, paused=True)
     assert claim(store) == []
+    desk = store.desk([])
+    desk.candidates[1] = sorted(store.rows)  # as if the pause came after the probe
+    assert moves.run(desk, moves.Claim("a", 1, None, "w1", "worker")) == []
     assert store.one(ack(found))["status"] == "completed"
 
 
