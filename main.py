@@ -1730,8 +1730,8 @@ async def stream_events(request: Request, query: EventsQueryGiven, who: MaybeCal
 )
 async def list_events(request: Request, query: HistoryQueryGiven, who: MaybeCaller) -> Response:
     """The same events page by page."""
-    topics = await authorised(query.topic, who)
     after = await after_of(query)
+    topics = await authorised(query.topic, who)
     chapter = await events.read_chapter(service.db, after, topics, query.limit)
     epoch, log = chapter.look.epoch, chapter.look
     if after < log.floor:
