@@ -789,7 +789,7 @@ def route(
 
 
 def under(tag: str, prefix: str = API) -> Callable[..., Callable[[Handler], Handler]]:
-    """The decorator of one part of the contract."""
+    """The decorator of one part of the API."""
     return lambda method, path, *args, **more: route(tag, method, prefix + path, *args, **more)
 
 

@@ -48,7 +48,7 @@ PICTURE = {
 
 
 def facts(queue_id: int, name: str, **changes: Any) -> QueueFacts:
-    """A queue with the contract's defaults."""
+    """A queue with the default settings."""
     plain = QueueFacts(queue_id, name, 30, 10, 5, 1, paused=False, deleted=False)
     return replace(plain, **changes)
 

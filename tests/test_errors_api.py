@@ -382,7 +382,7 @@ def test_the_docs_load_nothing_from_elsewhere(visited: House) -> None:
 
 
 def test_a_named_origin_may_call(visited: House) -> None:
-    """Exact origins, on errors too; the headers of the contract; never with credentials."""
+    """Exact origins, on errors too; the headers that are documented; never with credentials."""
     wanted = {
         "Origin": ORIGIN,
         "Access-Control-Request-Method": "PATCH",
