@@ -1,5 +1,8 @@
 """5,000 walks through the life of messages: all commands in any order, against a model."""
 
+import sys
+import traceback
+
 from hypothesis import HealthCheck, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
@@ -24,6 +27,6 @@ def main(args: list[str]) -> Report:
     try:
         run_state_machine_as_test(seed(draw.randrange(1 << 32))(Walk), settings=profile)
     except (AssertionError, ExceptionGroup) as error:
-        print(error, *getattr(error, "__notes__", ()), sep="\n", flush=True)
+        traceback.print_exception(error, file=sys.stdout)
         return Report(rounds, 0, "a walk ended elsewhere than the model")
     return Report(rounds, rounds, "ok")
