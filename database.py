@@ -16,6 +16,7 @@ All three give a `Session`: SQL with `$1`-style parameters, rows that are read b
 import asyncio
 import contextlib
 import fcntl
+import json
 import os
 import re
 import secrets
@@ -61,6 +62,11 @@ class Dialect(Enum):
         if self is Dialect.POSTGRES:
             return "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
         return "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"
+
+
+def as_array(dialect: Dialect, values: Sequence[Any]) -> Any:
+    """A list as an argument: an array on PostgreSQL, JSON on SQLite."""
+    return list(values) if dialect is Dialect.POSTGRES else json.dumps(list(values))
 
 
 class Failure(Enum):

@@ -135,6 +135,21 @@ class IdempotencyInProgress(Problem):
     default_detail = "A call with this key has not been answered yet; ask again."
 
 
+class OutOfStock(Problem):
+    code, status, title = "out_of_stock", 409, "Out of stock"
+    default_detail = "There is not enough of it left."
+
+
+class NotOnSale(Problem):
+    code, status, title = "not_on_sale", 409, "Not on sale"
+    default_detail = "It is not on sale, or not yet."
+
+
+class BelowReserved(Problem):
+    code, status, title = "below_reserved", 409, "Below reserved"
+    default_detail = "More than that is reserved for purchases."
+
+
 class AccountExists(Problem):
     code, status, title = "account_exists", 409, "Account exists"
     default_detail = "There is an account of that name."
@@ -142,7 +157,17 @@ class AccountExists(Problem):
 
 class CustomerExists(Problem):
     code, status, title = "customer_exists", 409, "Customer exists"
-    default_detail = "There is a customer with that e-mail address."
+    default_detail = "There is a customer with that nickname or e-mail address."
+
+
+class CustomerInactive(Problem):
+    code, status, title = "customer_inactive", 409, "Customer inactive"
+    default_detail = "This customer was deactivated; an admin can activate him again."
+
+
+class ProductExists(Problem):
+    code, status, title = "product_exists", 409, "Product exists"
+    default_detail = "There is a product of that SKU."
 
 
 class LastAdmin(Problem):

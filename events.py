@@ -21,7 +21,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
 from redis.exceptions import RedisError
 
-from database import Database, Dialect, Row, Session
+from database import Database, Dialect, Row, Session, as_array
 from hub import Frame, Window, event_id
 from instants import stamp
 from models import Status
@@ -232,18 +232,23 @@ async def log_one(session: Session, taken: Appended, batch: str, event: Event) -
 
 def envelope(epoch: str, seq: int, at: int, event: Event) -> str:
     """The CloudEvent 1.0 as one line of JSON."""
-    source = event.from_queue or event.queue
-    _, _, subject = event.subject.partition(":")
+    kind, _, subject = event.subject.partition(":")
+    source = f"/products/{subject}"
+    if kind != "stock":
+        source = f"/queues/{event.from_queue or event.queue}"
     return (
-        f'{{"specversion":"1.0","id":"{epoch}-{seq}","source":"/queues/{source}",'
+        f'{{"specversion":"1.0","id":"{epoch}-{seq}","source":"{source}",'
         f'"type":"{event.type}","subject":"{subject}","time":"{stamp(at)}","data":{event.data}}}'
     )
+
+
+_ALL_OF = {"queue": ("queues",), "stock": ("stock",)}  # what is not about an order
 
 
 def topics_of(event: Event) -> tuple[str, ...]:
     """Every topic whose readers get this event."""
     if event.message is None:
-        return (event.subject, "queues")
+        return (event.subject, *_ALL_OF.get(event.subject.partition(":")[0], ()))
     topics = [event.subject, f"customer:{event.customer}", f"queue:{event.queue}"]
     if event.from_queue not in (None, event.queue):
         topics.append(f"queue:{event.from_queue}")
@@ -253,7 +258,7 @@ def topics_of(event: Event) -> tuple[str, ...]:
 def frame(epoch: str, seq: int, at: int, event: Event) -> Frame:
     """The event as streams carry it: the same bytes for every reader."""
     text = f"id: {epoch}-{seq}\nevent: {event.type}\ndata: {envelope(epoch, seq, at, event)}\n\n"
-    return Frame(seq, topics_of(event), event.wakes, text.encode())
+    return Frame(seq, event.type, topics_of(event), event.wakes, text.encode())
 
 
 def frames(appended: Appended, events: Iterable[Event]) -> list[Frame]:
@@ -298,33 +303,44 @@ class Wanted:
     orders: list[str]
     customers: list[str]
     queues: list[str]
+    subjects: list[str]  # of events that are not about an order
     all_queues: bool
+    all_stock: bool
 
     @classmethod
     def of(cls, topics: Iterable[str]) -> "Wanted":
+        chosen = sorted(topics)
         named: dict[str, list[str]] = {"order": [], "customer": [], "queue": [], "stock": []}
-        every = False
-        for topic in sorted(topics):
+        for topic in chosen:
             kind, colon, name = topic.partition(":")
             if colon:
                 named[kind].append(name)
-            else:
-                every = every or topic == "queues"
-        return cls(named["order"], named["customer"], named["queue"], every)
+        return cls(
+            named["order"],
+            named["customer"],
+            named["queue"],
+            [f"stock:{sku}" for sku in named["stock"]],
+            "queues" in chosen,
+            "stock" in chosen,
+        )
 
     @property
     def only_orders(self) -> bool:
-        return bool(self.orders) and not (self.customers or self.queues or self.all_queues)
+        others = self.customers or self.queues or self.subjects
+        return bool(self.orders) and not (others or self.all_queues or self.all_stock)
 
 
 _MATCH = {
     Dialect.POSTGRES: "(message = ANY($4::uuid[]) OR customer = ANY($5::text[])"
     " OR queue = ANY($6::text[]) OR from_queue = ANY($6::text[])"
-    " OR ($7::bool AND message IS NULL))",
+    " OR (message IS NULL AND (subject = ANY($7::text[])"
+    " OR ($8::bool AND queue IS NOT NULL) OR ($9::bool AND subject LIKE 'stock:%'))))",
     Dialect.SQLITE: "(message IN (SELECT value FROM json_each($4))"
     " OR customer IN (SELECT value FROM json_each($5))"
     " OR queue IN (SELECT value FROM json_each($6))"
-    " OR from_queue IN (SELECT value FROM json_each($6)) OR ($7 AND message IS NULL))",
+    " OR from_queue IN (SELECT value FROM json_each($6))"
+    " OR (message IS NULL AND (subject IN (SELECT value FROM json_each($7))"
+    " OR ($8 AND queue IS NOT NULL) OR ($9 AND subject LIKE 'stock:%'))))",
 }
 _RANGE = {
     Dialect.POSTGRES: f"SELECT {COLUMNS} FROM events WHERE seq > $1 AND seq <= $2",
@@ -339,10 +355,6 @@ _BY_ORDER = {
 }
 
 
-def _list_argument(dialect: Dialect, values: list[str]) -> Any:
-    return values if dialect is Dialect.POSTGRES else json.dumps(values)
-
-
 async def read_range(
     session: Session, after: int, upto: int, topics: Iterable[str] | None, limit: int
 ) -> Sequence[Row]:
@@ -351,7 +363,7 @@ async def read_range(
     if topics is None:
         return await session.fetch(_RANGE[dialect] + _LIMIT[dialect], after, upto, limit)
     wanted = Wanted.of(topics)
-    orders = _list_argument(dialect, wanted.orders)
+    orders = as_array(dialect, wanted.orders)
     if wanted.only_orders:
         sql = _BY_ORDER[dialect] + _LIMIT[dialect]
         return await session.fetch(sql, after, upto, limit, orders)
@@ -362,9 +374,11 @@ async def read_range(
         upto,
         limit,
         orders,
-        _list_argument(dialect, wanted.customers),
-        _list_argument(dialect, wanted.queues),
+        as_array(dialect, wanted.customers),
+        as_array(dialect, wanted.queues),
+        as_array(dialect, wanted.subjects),
         wanted.all_queues,
+        wanted.all_stock,
     )
 
 
@@ -546,7 +560,7 @@ def encode(epoch: str, first: int, batch: Sequence[Frame]) -> bytes:
     head: dict[str, Any] = {"epoch": epoch, "first": first, "head": first + len(batch) - 1}
     if size > PAYLOAD_BYTES:
         return to_json(head)
-    head["frames"] = [[f.topics, f.wakes, len(f.data)] for f in batch]
+    head["frames"] = [[f.kind, f.topics, f.wakes, len(f.data)] for f in batch]
     return to_json(head) + b"\n" + b"".join(f.data for f in batch)
 
 
@@ -570,8 +584,8 @@ def decode(payload: bytes) -> Payload:
         head = json.loads(line)
         batch: list[Frame] = []
         start = 0
-        for seq, (topics, wakes, size) in enumerate(head.get("frames", ()), head["first"]):
-            batch.append(Frame(seq, tuple(topics), wakes, blob[start : start + size]))
+        for seq, (kind, topics, wakes, size) in enumerate(head.get("frames", ()), head["first"]):
+            batch.append(Frame(seq, kind, tuple(topics), wakes, blob[start : start + size]))
             start += size
         if start != len(blob):
             raise ValueError("sizes and bytes differ")

@@ -50,6 +50,7 @@ class Frame:
     """One event, finished: the same bytes for every reader, live and replayed."""
 
     seq: int
+    kind: str  # the event's type, e.g. "order.processing"
     topics: tuple[str, ...]  # all it matches, e.g. ("order:…", "customer:c-7", "queue:picking")
     wakes: str | None  # the queue in which a message became claimable at once
     data: bytes  # the whole block, blank line included

@@ -8,6 +8,7 @@ no business rule is here. Open the table below and you know every address.
     /queues     list create read change delete pause resume purge redrive failures
     /messages   enqueue claim ack nack release extend (one and many), read, cancel, retry
     /orders     what a customer sees: read, history, cancel
+    /products   stock: read, change, receive, adjust, ledger
     /events     the stream, its history, tickets
     at the root /livez /readyz /metrics /docs /openapi.json /track/{id}
 
@@ -19,11 +20,11 @@ import asyncio
 import contextlib
 import functools
 import hmac
+import inspect
 import re
 import secrets
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 from urllib.parse import urlencode, urlsplit
@@ -57,19 +58,18 @@ import openapi
 import pages
 import queues
 import schemas
+import stock
 import texts
 import upkeep
-from accounts import Accounts, wall
-from auth import Principal, Signer
-from database import Database
+from accounts import wall
+from auth import Principal
 from errors import Problem
-from events import Wire
-from hub import Hub, Start
+from hub import Start
 from models import Role
 from openapi import Operation
 from schemas import body_of, results_shape
-from upkeep import Owner, Upkeep
-from writer import Writer
+from service import Service
+from streams import Owner
 
 API = "/api/v1"
 STATIC = Path(__file__).parent / "static"
@@ -90,126 +90,13 @@ SIGNED_IN = frozenset(Role)
 
 # --- what lifespan opens --------------------------------------------------------------
 
-
-class Service:
-    """Everything that is open while the process serves."""
-
-    def __init__(self) -> None:
-        self.db = Database(config.tortoise_orm(SETTINGS))
-        self.signer = Signer(config.secret_key(SETTINGS), SETTINGS.public_url)
-        self.accounts = Accounts(self.db, self.signer)
-        self.hub = Hub(
-            functools.partial(events.read_window, self.db),
-            on_error=lambda error: logger.warning("the log: {}", type(error).__name__),
-        )
-        self.wire: Wire | None = None
-        if SETTINGS.redis_url is not None:
-            self.wire = Wire(
-                SETTINGS.redis_url.get_secret_value(),
-                on_payload=self._on_payload,
-                on_subscribed=self._on_subscribed,
-            )
-        self.draining = False
-        self.streams = Streams()
-        self._told = hubs.Stats()  # what the metrics have of the hub's numbers
-
-    @contextlib.asynccontextmanager
-    async def open(self) -> AsyncIterator[None]:
-        """Open in the order of need; close in the opposite one."""
-        async with contextlib.AsyncExitStack() as stack:
-            stack.push_async_callback(self.db.close)  # also what was opened before a failure
-            await self.db.open()
-            await self._bring_up_to_date()
-            self.db.serve_alone()
-            await self.accounts.ensure_admin(config.admin_password(SETTINGS)[0])
-            seen = await events.settle_home(self.db)
-            await self.accounts.reload()
-            self.hub.start(seen.epoch, max(seen.floor, seen.head - events.WINDOW), seen.floor)
-            stack.push_async_callback(self.hub.stop)
-            await self.hub.catch_up()
-            self.writer = Writer(self.db, self.committed)
-            await self.writer.start()
-            stack.push_async_callback(self.writer.stop)
-            if self.wire is not None:
-                await self.wire.start(seen.epoch)
-                stack.push_async_callback(self.wire.stop)
-            self.upkeep = Upkeep(
-                self.db,
-                self.writer,
-                self.hub,
-                self.wire,
-                self.accounts,
-                SETTINGS.event_retention_days,
-            )
-            await self.upkeep.start(seen)
-            stack.push_async_callback(self.upkeep.stop)
-            drain = asyncio.create_task(self._drain(), name="drain")
-            stack.callback(drain.cancel)
-            yield
-
-    async def _bring_up_to_date(self) -> None:
-        """Migrate; in production an old schema is refused instead."""
-        if SETTINGS.environment != "production":
-            await self.db.migrate()
-        elif pending := await self.db.pending_migrations():
-            raise RuntimeError(
-                f"the schema lacks {', '.join(pending)}: run `python cli.py migrate` first"
-            )
-
-    async def _drain(self) -> None:
-        """Say goodbye to the streams as soon as the server was told to stop.
-
-        uvicorn waits for open answers before it ends the lifespan, and streams never end by
-        themselves.
-        """
-        while not AppStatus.should_exit:  # noqa: ASYNC110 - a flag set by a signal handler
-            await asyncio.sleep(0.1)
-        self.draining = True
-        self.hub.end_all("shutdown")
-
-    def committed(self, appended: events.Appended, committed: Sequence[events.Event]) -> None:
-        """Show what was committed to our own streams and to the other processes."""
-        frames = events.frames(appended, committed)
-        self.hub.feed(appended.epoch, appended.first, frames)
-        if self.wire is not None:
-            self.wire.publish(appended.epoch, appended.first, frames)
-
-    def changed(self, change: queues.Change) -> None:
-        """The same for a change of a queue."""
-        self.writer.forget_queues()
-        if change.appended is not None and change.event is not None:
-            self.committed(change.appended, [change.event])
-
-    def _on_payload(self, payload: events.Payload) -> None:
-        if payload.frames:
-            self.hub.feed(payload.epoch, payload.first, payload.frames)
-        else:
-            self.hub.look(payload.epoch, payload.head)
-
-    async def _on_subscribed(self) -> None:
-        await self.upkeep.look()
-
-    def measure(self) -> None:
-        """Bring the gauges up to date before they are read."""
-        stats, told = self.hub.stats, self._told
-        metrics.DELIVERIES.inc(stats.delivered - told.delivered)
-        metrics.GAPS.inc(stats.gaps - told.gaps)
-        self._told = replace(stats)
-        metrics.STREAMS.set(stats.streams)
-        metrics.HEAD.set(self.hub.head)
-        metrics.WAITING.set(self.writer.waiting)
-        if self.wire is not None:
-            metrics.PUBLISH_WAITING.set(self.wire.waiting)
-            metrics.REDIS_UP.set(int(self.wire.up))
-
-
 service: Service  # set by `lifespan`; nothing is open before
 
 
 @contextlib.asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncIterator[None]:
     global service
-    service = Service()
+    service = Service(SETTINGS, lambda: AppStatus.should_exit)
     async with service.open():
         yield
 
@@ -600,39 +487,9 @@ def _path(pattern: str) -> Callable[[Request], str]:
 message_id_of = _path(schemas.ORDER_ID.pattern)
 queue_of = _path(schemas.QUEUE_NAME)
 username_of = _path(schemas.USERNAME)
+sku_of = _path(schemas.SKU)
 
 # What a handler's signature may ask for.
-AccountInBody = Annotated[schemas.AccountIn, Depends(Json(schemas.AccountIn))]
-AckBody = Annotated[schemas.Ack, Depends(Json(schemas.Ack))]
-AcksBody = Annotated[schemas.Acks, Depends(Json(schemas.Acks))]
-CancelBody = Annotated[schemas.Cancel, Depends(Json(schemas.Cancel))]
-ClaimBody = Annotated[schemas.Claim, Depends(Json(schemas.Claim))]
-ExtendBody = Annotated[schemas.Extend, Depends(Json(schemas.Extend))]
-ExtendsBody = Annotated[schemas.Extends, Depends(Json(schemas.Extends))]
-NackBody = Annotated[schemas.Nack, Depends(Json(schemas.Nack))]
-NacksBody = Annotated[schemas.Nacks, Depends(Json(schemas.Nacks))]
-NothingBody = Annotated[schemas.Nothing, Depends(Json(schemas.Nothing))]
-PasswordChangeBody = Annotated[schemas.PasswordChange, Depends(Json(schemas.PasswordChange))]
-PurchaseBody = Annotated[schemas.Purchase, Depends(Json(schemas.Purchase))]
-PurchaseBatchBody = Annotated[schemas.PurchaseBatch, Depends(Json(schemas.PurchaseBatch))]
-QueueInBody = Annotated[schemas.QueueIn, Depends(Json(schemas.QueueIn))]
-RedriveBody = Annotated[schemas.Redrive, Depends(Json(schemas.Redrive))]
-RefreshBody = Annotated[schemas.Refresh, Depends(Json(schemas.Refresh))]
-RegisterBody = Annotated[schemas.Register, Depends(Json(schemas.Register))]
-ReleaseBody = Annotated[schemas.Release, Depends(Json(schemas.Release))]
-ReleasesBody = Annotated[schemas.Releases, Depends(Json(schemas.Releases))]
-TicketInBody = Annotated[schemas.TicketIn, Depends(Json(schemas.TicketIn))]
-TicketRevokeBody = Annotated[schemas.TicketRevoke, Depends(Json(schemas.TicketRevoke))]
-DeleteQueueQueryGiven = Annotated[
-    schemas.DeleteQueueQuery, Depends(QueryOf(schemas.DeleteQueueQuery))
-]
-EventsQueryGiven = Annotated[schemas.EventsQuery, Depends(QueryOf(schemas.EventsQuery))]
-HistoryQueryGiven = Annotated[schemas.HistoryQuery, Depends(QueryOf(schemas.HistoryQuery))]
-MessagesQueryGiven = Annotated[schemas.MessagesQuery, Depends(QueryOf(schemas.MessagesQuery))]
-PageQueryGiven = Annotated[schemas.PageQuery, Depends(QueryOf(schemas.PageQuery))]
-QueuesQueryGiven = Annotated[schemas.QueuesQuery, Depends(QueryOf(schemas.QueuesQuery))]
-TicketPageQueryGiven = Annotated[schemas.TicketPageQuery, Depends(QueryOf(schemas.TicketPageQuery))]
-TrackQueryGiven = Annotated[schemas.TrackQuery, Depends(QueryOf(schemas.TrackQuery))]
 IfMatch = Annotated[int | None, Depends(if_match)]
 Key = Annotated[str | None, Depends(idempotency_key)]
 
@@ -797,8 +654,24 @@ account_route = under("Accounts")
 queue_route = under("Queues")
 message_route = under("Messages")
 order_route = under("Orders")
+product_route = under("Products")
 event_route = under("Events")
 root_route = under("Operations", "")
+
+
+def asked(handler: Handler) -> dict[str, Any]:
+    """What a handler asks for: a `Body` is read from the JSON, a `Query` from the address."""
+    found = get_type_hints(handler, include_extras=True)
+    for name, hint in found.items():
+        if isinstance(hint, type) and issubclass(hint, schemas.Body):
+            found[name] = Annotated[hint, Depends(Json(hint))]
+        elif isinstance(hint, type) and issubclass(hint, schemas.Query):
+            found[name] = Annotated[hint, Depends(QueryOf(hint))]
+    return found
+
+
+def _marks(hint: Any) -> Sequence[Any]:
+    return getattr(hint, "__metadata__", ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -812,8 +685,7 @@ class Wants:
 
     @classmethod
     def of(cls, handler: Handler, query: type[schemas.Query] | None) -> "Wants":
-        hints = get_type_hints(handler, include_extras=True).values()
-        marks = [mark for hint in hints for mark in getattr(hint, "__metadata__", ())]
+        marks = [mark for hint in asked(handler).values() for mark in _marks(hint)]
         found = [getattr(mark, "dependency", None) for mark in marks]
         queries = [one.model for one in found if isinstance(one, QueryOf)]
         named = {if_match: "If-Match", idempotency_key: "Idempotency-Key"}
@@ -865,6 +737,9 @@ def with_session(handler: Handler) -> Handler:
                 set_session(answer, token)
         return answer
 
+    signature, hints = inspect.signature(handler), asked(handler)
+    given = [one.replace(annotation=hints[one.name]) for one in signature.parameters.values()]
+    endpoint.__signature__ = signature.replace(parameters=given)  # pyright: ignore[reportAttributeAccessIssue]
     return endpoint
 
 
@@ -911,7 +786,7 @@ async def sign_in(
 
 
 @account_route("POST", "/auth/refresh", None, schemas.Tokens, problems=[errors.InvalidCredentials])
-async def refresh(request: Request, body: RefreshBody) -> Response:
+async def refresh(request: Request, body: schemas.Refresh) -> Response:
     """A new pair for a refresh token. The same one again later than 10 s ends the family."""
     return tokens(await service.accounts.refresh(body.refresh_token))
 
@@ -968,7 +843,7 @@ async def close_session(request: Request) -> Response:
     limit="register",
     problems=[errors.NotFound, errors.AccountExists, errors.CustomerExists],
 )
-async def register(request: Request, body: RegisterBody) -> Response:
+async def register(request: Request, body: schemas.Register) -> Response:
     """Become a customer, with a customer id that nobody chooses."""
     if not SETTINGS.registration:
         raise errors.NotFound
@@ -984,7 +859,7 @@ async def register(request: Request, body: RegisterBody) -> Response:
     limit="sign-in",
     problems=[errors.InvalidCredentials],
 )
-async def change_password(request: Request, body: PasswordChangeBody, who: Caller) -> Response:
+async def change_password(request: Request, body: schemas.PasswordChange, who: Caller) -> Response:
     """A new password; every other sign-in of the account ends."""
     await service.accounts.change_password(who, body.current, body.new)
     await service.upkeep.look()
@@ -1006,7 +881,7 @@ async def me(request: Request, who: Caller) -> Response:
 
 
 @account_route("GET", "/accounts", ADMIN, openapi.page(schemas.Account))
-async def list_accounts(request: Request, query: PageQueryGiven) -> Response:
+async def list_accounts(request: Request, query: schemas.PageQuery) -> Response:
     """Accounts by name."""
     found, cursor = await service.accounts.page(query.cursor, query.limit)
     return page_of(request, [schemas.account_shape(one) for one in found], cursor)
@@ -1015,7 +890,7 @@ async def list_accounts(request: Request, query: PageQueryGiven) -> Response:
 @account_route(
     "POST", "/accounts", ADMIN, schemas.Account, status=201, problems=[errors.AccountExists]
 )
-async def create_account(request: Request, body: AccountInBody) -> Response:
+async def create_account(request: Request, body: schemas.AccountIn) -> Response:
     """A new account."""
     made = await service.accounts.create(body.username, body.password, body.roles, body.customer)
     return reply(schemas.account_shape(made), 201)
@@ -1039,14 +914,14 @@ def queue_answer(shape: dict[str, Any], status: int = 200, **headers: str) -> Re
 
 
 @queue_route("GET", "/queues", STAFF, openapi.page(schemas.Queue))
-async def list_queues(request: Request, query: QueuesQueryGiven) -> Response:
+async def list_queues(request: Request, query: schemas.QueuesQuery) -> Response:
     """Queues by name, with exact counts."""
     found, cursor = await queues.page(service.db, query.prefix, query.cursor, query.limit)
     return page_of(request, found, cursor)
 
 
 @queue_route("POST", "/queues", ADMIN, schemas.Queue, status=201, problems=[errors.QueueExists])
-async def create_queue(request: Request, body: QueueInBody, who: Caller) -> Response:
+async def create_queue(request: Request, body: schemas.QueueIn, who: Caller) -> Response:
     """A new queue."""
     settings = body.model_dump(exclude={"name"})
     change = await queues.create(service.db, body.name, settings, who.account)
@@ -1082,7 +957,7 @@ async def update_queue(
     problems=[errors.QueueNotEmpty, errors.QueueProtected],
 )
 async def delete_queue(
-    request: Request, query: DeleteQueueQueryGiven, match: IfMatch, who: Caller
+    request: Request, query: schemas.DeleteQueueQuery, match: IfMatch, who: Caller
 ) -> Response:
     """Take a queue away; by force also with what is in it."""
     name = queue_of(request)
@@ -1092,7 +967,7 @@ async def delete_queue(
 
 
 @queue_route("POST", "/queues/{name}/pause", ADMIN, schemas.Queue)
-async def pause_queue(request: Request, _: NothingBody, who: Caller) -> Response:
+async def pause_queue(request: Request, _: schemas.Nothing, who: Caller) -> Response:
     """Claims answer with nothing from now on; everything else goes on."""
     change = await queues.pause(service.db, queue_of(request), who.account)
     service.changed(change)
@@ -1100,7 +975,7 @@ async def pause_queue(request: Request, _: NothingBody, who: Caller) -> Response
 
 
 @queue_route("POST", "/queues/{name}/resume", ADMIN, schemas.Queue)
-async def resume_queue(request: Request, _: NothingBody, who: Caller) -> Response:
+async def resume_queue(request: Request, _: schemas.Nothing, who: Caller) -> Response:
     """Claims are served again."""
     change = await queues.resume(service.db, queue_of(request), who.account)
     service.changed(change)
@@ -1108,13 +983,13 @@ async def resume_queue(request: Request, _: NothingBody, who: Caller) -> Respons
 
 
 @queue_route("POST", "/queues/{name}/purge", ADMIN, schemas.Purged, limit="bulk")
-async def purge_queue(request: Request, _: NothingBody, who: Caller) -> Response:
+async def purge_queue(request: Request, _: schemas.Nothing, who: Caller) -> Response:
     """Cancel what is pending; call again while something remains."""
     return reply(await upkeep.purge(service.db, service.writer, queue_of(request), who.account))
 
 
 @queue_route("POST", "/queues/{name}/redrive", ADMIN, schemas.Redriven, limit="bulk")
-async def redrive_queue(request: Request, body: RedriveBody, who: Caller) -> Response:
+async def redrive_queue(request: Request, body: schemas.Redrive, who: Caller) -> Response:
     """Put dead letters back to pending, oldest first; call again while something remains."""
     done = await upkeep.redrive(
         service.db,
@@ -1174,14 +1049,19 @@ def one_key(header: str | None, field: str | None) -> str | None:
     schemas.MessagePosted,
     status=201,
     limit="write",
-    problems=[errors.IdempotencyInProgress, errors.IdempotencyKeyReused],
+    problems=[
+        errors.IdempotencyInProgress,
+        errors.IdempotencyKeyReused,
+        errors.NotOnSale,
+        errors.OutOfStock,
+    ],
 )
-async def enqueue(request: Request, purchase: PurchaseBody, key: Key, who: Caller) -> Response:
+async def enqueue(request: Request, purchase: schemas.Purchase, key: Key, who: Caller) -> Response:
     """Post a purchase. The same idempotency key again answers as the first time."""
     key = one_key(key, purchase.idempotency_key)
     command = moves.Enqueue(queue_of(request), purchase, who.account, key)
     posted: moves.Posted = await service.writer.do(command)
-    message = {**posted.message, "tracking": tracking(posted.message, who)}
+    message = {**posted.shape, "tracking": tracking(posted.shape, who)}
     headers = {"Location": f"{API}/messages/{message['id']}"}
     if posted.replayed:
         headers["Idempotent-Replayed"] = "true"
@@ -1196,7 +1076,7 @@ async def enqueue(request: Request, purchase: PurchaseBody, key: Key, who: Calle
     limit="write",
     problems=[errors.BadHeader],
 )
-async def enqueue_batch(request: Request, body: PurchaseBatchBody, who: Caller) -> Response:
+async def enqueue_batch(request: Request, body: schemas.PurchaseBatch, who: Caller) -> Response:
     """Post up to 1,000 purchases; each stands or falls alone."""
     if request.headers.get("idempotency-key") is not None:
         text = "In a batch each purchase has a key of its own."
@@ -1216,7 +1096,7 @@ async def enqueue_batch(request: Request, body: PurchaseBatchBody, who: Caller) 
     shapes = [
         one
         if isinstance(one, Problem)
-        else {"status": 200 if one.replayed else 201, "id": one.message["id"]}
+        else {"status": 200 if one.replayed else 201, "id": one.shape["id"]}
         for one in outcomes
     ]
     return reply(results_shape(results(request, shapes)))
@@ -1248,9 +1128,7 @@ async def messages_page(
 ) -> Response:
     filters = query.filters()
     marks = {**filters, "queue": name}
-    before = schemas.read_cursor(query.cursor, marks)
-    if before is not None and schemas.ORDER_ID.fullmatch(before) is None:
-        raise errors.BadCursor
+    before = schemas.read_cursor(query.cursor, marks, schemas.ORDER_ID)
     async with service.db.snapshot() as session:
         queue_id = None if name is None else await queues.live_id(session, name)
         found = await queues.list_messages(session, queue_id, filters, before, query.limit + 1)
@@ -1260,13 +1138,13 @@ async def messages_page(
 
 
 @message_route("GET", "/queues/{name}/messages", LOOKERS, openapi.page(schemas.Message))
-async def list_queue_messages(request: Request, query: MessagesQueryGiven) -> Response:
+async def list_queue_messages(request: Request, query: schemas.MessagesQuery) -> Response:
     """Look at the messages of a queue, newest first; it never leases."""
     return await messages_page(request, query, queue_of(request))
 
 
 @message_route("GET", "/messages", LOOKERS, openapi.page(schemas.Message))
-async def list_messages(request: Request, query: MessagesQueryGiven) -> Response:
+async def list_messages(request: Request, query: schemas.MessagesQuery) -> Response:
     """Look at the messages of all queues, newest first."""
     return await messages_page(request, query, None)
 
@@ -1283,11 +1161,9 @@ async def get_message(request: Request) -> Response:
 async def history_page(
     request: Request, message_id: str, query: schemas.PageQuery, *, staff: bool
 ) -> Response:
-    after = schemas.read_cursor(query.cursor, {"of": message_id}) or "0"
-    if re.fullmatch(r"[0-9]{1,18}", after) is None:
-        raise errors.BadCursor
+    after = int(schemas.read_cursor(query.cursor, {"of": message_id}, schemas.NUMBER) or 0)
     async with service.db.read() as session:
-        rows = await events.history(session, message_id, int(after), query.limit + 1)
+        rows = await events.history(session, message_id, after, query.limit + 1)
     epoch = service.hub.epoch
     items = [events.history_item(epoch, row, staff=staff) for row in rows[: query.limit]]
     cursor = None
@@ -1297,7 +1173,7 @@ async def history_page(
 
 
 @message_route("GET", "/messages/{id}/history", STAFF, openapi.page(schemas.StaffHistoryItem))
-async def get_message_history(request: Request, query: PageQueryGiven) -> Response:
+async def get_message_history(request: Request, query: schemas.PageQuery) -> Response:
     """Every step of a message, with who, which worker and which error."""
     message_id = message_id_of(request)
     async with service.db.read() as session:
@@ -1314,11 +1190,11 @@ async def get_message_history(request: Request, query: PageQueryGiven) -> Respon
     problems=[errors.IllegalTransition],
 )
 async def cancel_message(
-    request: Request, body: CancelBody, match: IfMatch, who: Caller
+    request: Request, body: schemas.Cancel, match: IfMatch, who: Caller
 ) -> Response:
     """Cancel; a message in work is only asked to end, which is 202."""
     command = moves.Cancel(message_id_of(request), who.account, match, reason=body.reason)
-    message, _, done = await service.writer.do(command)
+    message, done = await service.writer.do(command)
     return reply(message, 200 if done else 202, etag=message["version"])
 
 
@@ -1328,9 +1204,11 @@ async def cancel_message(
     ADMIN,
     schemas.Message,
     limit="write",
-    problems=[errors.IllegalTransition],
+    problems=[errors.IllegalTransition, errors.OutOfStock],
 )
-async def retry_message(request: Request, _: NothingBody, match: IfMatch, who: Caller) -> Response:
+async def retry_message(
+    request: Request, _: schemas.Nothing, match: IfMatch, who: Caller
+) -> Response:
     """Back to pending: what failed, was cancelled or expired."""
     message = await service.writer.do(moves.Retry(message_id_of(request), who.account, match))
     return reply(message, etag=message["version"])
@@ -1357,7 +1235,7 @@ async def watch_line(request: Request) -> AsyncIterator[asyncio.Event]:
 
 
 @message_route("POST", "/queues/{name}/claim", WORKERS, schemas.Claimed, limit="write")
-async def claim(request: Request, body: ClaimBody, who: Caller) -> Response:
+async def claim(request: Request, body: schemas.Claim, who: Caller) -> Response:
     """Lease up to 100 messages, waiting up to 20 s for the first."""
     async with watch_line(request) as gone:
         command = moves.Claim(
@@ -1440,25 +1318,25 @@ async def settle_many(
 
 
 @message_route("POST", "/messages/ack", WORKERS, schemas.Results, limit="write")
-async def ack_many(request: Request, body: AcksBody, who: Caller) -> Response:
+async def ack_many(request: Request, body: schemas.Acks, who: Caller) -> Response:
     """Ack up to 1,000 messages."""
     return await settle_many(request, body.acks, schemas.AckItem, ack_of, who)
 
 
 @message_route("POST", "/messages/nack", WORKERS, schemas.Results, limit="write")
-async def nack_many(request: Request, body: NacksBody, who: Caller) -> Response:
+async def nack_many(request: Request, body: schemas.Nacks, who: Caller) -> Response:
     """Nack up to 1,000 messages."""
     return await settle_many(request, body.nacks, schemas.NackItem, nack_of, who)
 
 
 @message_route("POST", "/messages/release", WORKERS, schemas.Results, limit="write")
-async def release_many(request: Request, body: ReleasesBody, who: Caller) -> Response:
+async def release_many(request: Request, body: schemas.Releases, who: Caller) -> Response:
     """Release up to 1,000 messages."""
     return await settle_many(request, body.releases, schemas.ReleaseItem, release_of, who)
 
 
 @message_route("POST", "/messages/extend", WORKERS, schemas.ExtendResults, limit="write")
-async def extend_many(request: Request, body: ExtendsBody, who: Caller) -> Response:
+async def extend_many(request: Request, body: schemas.Extends, who: Caller) -> Response:
     """Extend up to 1,000 leases."""
     return await settle_many(request, body.extends, schemas.ExtendItem, extend_of, who)
 
@@ -1466,7 +1344,7 @@ async def extend_many(request: Request, body: ExtendsBody, who: Caller) -> Respo
 @message_route(
     "POST", "/messages/{id}/ack", WORKERS, schemas.Settled, limit="write", problems=Settled
 )
-async def ack(request: Request, body: AckBody, who: Caller) -> Response:
+async def ack(request: Request, body: schemas.Ack, who: Caller) -> Response:
     """Done; or done here, and on to the next queue."""
     return await settle(request, ack_of, body, who)
 
@@ -1474,7 +1352,7 @@ async def ack(request: Request, body: AckBody, who: Caller) -> Response:
 @message_route(
     "POST", "/messages/{id}/nack", WORKERS, schemas.Settled, limit="write", problems=Settled
 )
-async def nack(request: Request, body: NackBody, who: Caller) -> Response:
+async def nack(request: Request, body: schemas.Nack, who: Caller) -> Response:
     """It failed: again after a backoff, or a dead letter."""
     return await settle(request, nack_of, body, who)
 
@@ -1482,7 +1360,7 @@ async def nack(request: Request, body: NackBody, who: Caller) -> Response:
 @message_route(
     "POST", "/messages/{id}/release", WORKERS, schemas.Settled, limit="write", problems=Settled
 )
-async def release(request: Request, body: ReleaseBody, who: Caller) -> Response:
+async def release(request: Request, body: schemas.Release, who: Caller) -> Response:
     """Give a message back untouched; no attempt is counted."""
     return await settle(request, release_of, body, who)
 
@@ -1490,7 +1368,7 @@ async def release(request: Request, body: ReleaseBody, who: Caller) -> Response:
 @message_route(
     "POST", "/messages/{id}/extend", WORKERS, schemas.Extended, limit="write", problems=Settled
 )
-async def extend(request: Request, body: ExtendBody, who: Caller) -> Response:
+async def extend(request: Request, body: schemas.Extend, who: Caller) -> Response:
     """Keep the lease for longer, counted from now."""
     return await settle(request, extend_of, body, who)
 
@@ -1517,13 +1395,15 @@ async def readable_order(request: Request, who: Principal | None) -> tuple[moves
 async def get_order(request: Request, who: Caller) -> Response:
     """An order as its customer sees it."""
     row, queue = await readable_order(request, who)
-    return reply(moves.order_shape(row, queue), etag=row.version)
+    return reply(moves.order_shape(moves.message_shape(row, queue)), etag=row.version)
 
 
 @order_route(
     "GET", "/orders/{id}/history", ORDER_READERS, openapi.page(schemas.HistoryItem), ticket=True
 )
-async def get_order_history(request: Request, query: TicketPageQueryGiven, who: Caller) -> Response:
+async def get_order_history(
+    request: Request, query: schemas.TicketPageQuery, who: Caller
+) -> Response:
     """Every step of an order."""
     row, _ = await readable_order(request, who)
     return await history_page(request, row.id, query, staff=False)
@@ -1537,59 +1417,99 @@ async def get_order_history(request: Request, query: TicketPageQueryGiven, who: 
     limit="write",
     problems=[errors.IllegalTransition],
 )
-async def cancel_order(request: Request, body: CancelBody, match: IfMatch, who: Caller) -> Response:
+async def cancel_order(
+    request: Request, body: schemas.Cancel, match: IfMatch, who: Caller
+) -> Response:
     """Cancel; an order in work is only asked to end, which is 202."""
     own = None if who.has(Role.ADMIN, Role.PRODUCER) else (who.customer or "")
     command = moves.Cancel(message_id_of(request), who.account, match, own, body.reason)
-    _, order, done = await service.writer.do(command)
+    message, done = await service.writer.do(command)
+    order = moves.order_shape(message)
     return reply(order, 200 if done else 202, etag=order["version"])
 
 
+# --- /products ------------------------------------------------------------------------
+
+
+def sees_levels(who: Principal | None) -> bool:
+    """Whether somebody sees what is on hand and reserved, not only what can be bought."""
+    return who is not None and who.kind != "ticket" and who.staff
+
+
+@product_route(
+    "GET",
+    "/products/{sku}/stock",
+    SIGNED_IN,
+    schemas.Stock,
+    ticket=SETTINGS.public_stock,
+    optional=SETTINGS.public_stock,
+)
+async def get_stock(request: Request, who: MaybeCaller) -> Response:
+    """How many there are."""
+    level = await stock.get(service.db, sku_of(request))
+    return reply(stock.stock_shape(level, staff=sees_levels(who)))
+
+
+@product_route("PATCH", "/products/{sku}/stock", ADMIN, schemas.Stock, limit="write")
+async def update_stock(
+    request: Request, changes: Annotated[dict[str, Any], Depends(Patch(schemas.StockPatch))]
+) -> Response:
+    """From where on it is low."""
+    sku = sku_of(request)
+    if "low_at" not in changes:
+        return reply(stock.stock_shape(await stock.get(service.db, sku), staff=True))
+    return reply(await service.writer.do(moves.SetLow(sku, changes["low_at"])))
+
+
+@product_route(
+    "POST",
+    "/products/{sku}/stock/receive",
+    ADMIN,
+    schemas.Stock,
+    limit="write",
+    problems=[errors.IdempotencyInProgress, errors.IdempotencyKeyReused],
+)
+async def receive_stock(request: Request, body: schemas.Receive, key: Key, who: Caller) -> Response:
+    """More of it has come; the first time it makes the product counted."""
+    command = moves.Receive(
+        sku_of(request),
+        body.quantity,
+        who.account,
+        body.reason,
+        body.reference,
+        key,
+        "" if key is None else body.fingerprint(),
+    )
+    done: moves.Posted = await service.writer.do(command)
+    return reply(done.shape, headers={"Idempotent-Replayed": "true"} if done.replayed else {})
+
+
+@product_route(
+    "POST",
+    "/products/{sku}/stock/adjust",
+    ADMIN,
+    schemas.Stock,
+    limit="write",
+    problems=[errors.BelowReserved, errors.VersionMismatch],
+)
+async def adjust_stock(request: Request, body: schemas.Adjust, who: Caller) -> Response:
+    """What was counted is true now, if nothing moved since."""
+    command = moves.Adjust(
+        sku_of(request), body.on_hand, body.expected_on_hand, body.reason, who.account
+    )
+    return reply(await service.writer.do(command))
+
+
+@product_route(
+    "GET", "/products/{sku}/stock/movements", READERS, openapi.page(schemas.StockMovement)
+)
+async def list_movements(request: Request, query: schemas.PageQuery) -> Response:
+    """The ledger of what is on hand, oldest first."""
+    found, cursor = await stock.movements(service.db, sku_of(request), query.cursor, query.limit)
+    return page_of(request, found, cursor)
+
+
 # --- /events --------------------------------------------------------------------------
-
-
-class Streams:
-    """How many streams are open, by whom. A stream counts from its admission to its end."""
-
-    def __init__(self) -> None:
-        self._by_principal: Counter[str] = Counter()
-        self._by_address: Counter[str] = Counter()
-        self._open = 0
-
-    def admit(self, owner: Owner) -> None:
-        """
-        Raises:
-            Overloaded: the process has enough of them.
-            TooManyStreams: the credential or the address has.
-        """
-        name, most = self._bound(owner)
-        if self._open >= SETTINGS.max_streams:
-            raise errors.Overloaded(retry_after=5)
-        if self._by_principal[name] >= most:
-            raise errors.TooManyStreams(retry_after=5)
-        if self._by_address[owner.address] >= SETTINGS.max_streams_per_address:
-            raise errors.TooManyStreams(retry_after=5)
-        self._open += 1
-        self._by_principal[name] += 1
-        self._by_address[owner.address] += 1
-
-    def leave(self, owner: Owner) -> None:
-        name, _ = self._bound(owner)
-        self._open -= 1
-        for counter, key in ((self._by_principal, name), (self._by_address, owner.address)):
-            counter[key] -= 1
-            if not counter[key]:
-                del counter[key]
-
-    @staticmethod
-    def _bound(owner: Owner) -> tuple[str, int]:
-        who = owner.principal
-        if who is None:
-            return f"address:{owner.address}", SETTINGS.max_streams_per_address
-        if who.kind == "ticket":
-            most = who.max_streams or SETTINGS.max_streams_per_principal
-            return f"ticket:{who.token_id}", most
-        return f"account:{who.account}", SETTINGS.max_streams_per_principal
 
 
 async def nothing() -> AsyncIterator[bytes]:
@@ -1696,7 +1616,7 @@ async def since(text: str) -> int:
     optional=SETTINGS.public_stock,
     problems=[errors.NotFound, errors.TooManyStreams],
 )
-async def stream_events(request: Request, query: EventsQueryGiven, who: MaybeCaller) -> Response:
+async def stream_events(request: Request, query: schemas.EventsQuery, who: MaybeCaller) -> Response:
     """Server-sent events of 1 to 64 topics, from a cursor or from now, without a hole."""
     topics = await authorised(query.topic, who)
     start = await start_of(request, query)
@@ -1728,7 +1648,7 @@ async def stream_events(request: Request, query: EventsQueryGiven, who: MaybeCal
     optional=SETTINGS.public_stock,
     problems=[errors.NotFound, errors.CursorGone],
 )
-async def list_events(request: Request, query: HistoryQueryGiven, who: MaybeCaller) -> Response:
+async def list_events(request: Request, query: schemas.HistoryQuery, who: MaybeCaller) -> Response:
     """The same events page by page."""
     after = await after_of(query)
     topics = await authorised(query.topic, who)
@@ -1772,7 +1692,7 @@ async def after_of(query: schemas.HistoryQuery) -> int:
     limit="stream",
     problems=[errors.NotFound],
 )
-async def create_ticket(request: Request, body: TicketInBody, who: Caller) -> Response:
+async def create_ticket(request: Request, body: schemas.TicketIn, who: Caller) -> Response:
     """A ticket that lets a browser follow some topics."""
     for place, topic in enumerate(body.topics):
         auth.parse_topic(topic, pointer=f"#/topics/{place}")
@@ -1800,7 +1720,7 @@ async def create_ticket(request: Request, body: TicketInBody, who: Caller) -> Re
     limit="stream",
     problems=[errors.NotFound],
 )
-async def revoke_ticket(request: Request, body: TicketRevokeBody, who: Caller) -> Response:
+async def revoke_ticket(request: Request, body: schemas.TicketRevoke, who: Caller) -> Response:
     """End a ticket, and the streams it opened."""
     await service.accounts.revoke_ticket(body.ticket, who)
     await service.upkeep.look()
@@ -1889,7 +1809,7 @@ def problem_page(problem: Problem, request: Request) -> Response:
 
 
 @root_route("GET", "/track/{id}", ORDER_READERS, "text/html", ticket=True)
-async def track(request: Request, query: TrackQueryGiven, who: Caller) -> Response:
+async def track(request: Request, query: schemas.TrackQuery, who: Caller) -> Response:
     """A page that follows an order live; its link can be sent to anybody."""
     order = message_id_of(request)
     async with service.db.snapshot() as session:
@@ -1900,7 +1820,7 @@ async def track(request: Request, query: TrackQueryGiven, who: Caller) -> Respon
     given = {} if query.ticket is None else {"ticket": query.ticket}
     html = pages.track(
         language_of(request),
-        moves.order_shape(row, queue),
+        moves.order_shape(moves.message_shape(row, queue)),
         [events.history_item(log.epoch, one, staff=False) for one in rows],
         cursor=events.event_id(log.epoch, log.head),
         stream=f"{API}/events?{urlencode({'topic': f'order:{order}', **given})}",

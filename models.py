@@ -120,6 +120,8 @@ class Message(Model):
     lease_expires_at = fields.BigIntField(null=True)  # set while processing only
     last_error = fields.TextField(null=True)  # of the last nack or lost lease
     result = fields.TextField(null=True)  # JSON, of the ack
+    reserved = fields.TextField(null=True)  # JSON {sku: quantity} that stock holds for it
+    until_claimed = fields.BooleanField(default=False)  # a claim clears `expires_at`
     created_at = fields.BigIntField()
     updated_at = fields.BigIntField()
     finished_at = fields.BigIntField(null=True)  # set in the four last statuses only
@@ -131,9 +133,9 @@ class Message(Model):
 class Key(Model):
     """An idempotency key. In a table of its own: a forward neither collides nor forgets."""
 
-    id = fields.CharField(max_length=400, primary_key=True)  # "<account> <queue id> <key>"
-    fingerprint = fields.CharField(max_length=64)  # of the purchase without the key
-    message = fields.UUIDField()  # what was made by the first call; the key lives as long
+    id = fields.CharField(max_length=400, primary_key=True)  # "<account> <scope> <key>"
+    fingerprint = fields.CharField(max_length=64)  # of what was posted, without the key
+    message = fields.UUIDField()  # message or movement of the first call; the key lives as long
 
     class Meta:  # pyright: ignore[reportIncompatibleVariableOverride]
         table = "keys"
@@ -190,12 +192,94 @@ class QueueCount(Model):
         table = "queue_counts"
 
 
+class Product(Model):
+    """What is for sale, at which price and from when. Its stock is a row of its own."""
+
+    sku = fields.CharField(max_length=64, primary_key=True)
+    name = fields.CharField(max_length=200)
+    price_cents = fields.BigIntField()
+    currency = fields.CharField(max_length=3)
+    attributes = fields.TextField()  # JSON object; three of them are columns to filter by
+    artist = fields.CharField(max_length=200, null=True)  # attribute, lower case
+    genre = fields.CharField(max_length=200, null=True)  # attribute, lower case
+    release_year = fields.IntField(null=True)  # attribute
+    words = fields.TextField()  # name and artist in lower case, to search in
+    available_from = fields.BigIntField(null=True)  # not sold before; null: at once
+    max_per_order = fields.IntField(null=True)  # null: as many as one likes
+    active = fields.BooleanField(default=True)  # false: not sold, hidden from customers
+    version = fields.IntField(default=1)  # +1 per change; the ETag
+    created_at = fields.BigIntField()
+    updated_at = fields.BigIntField()
+
+    class Meta:  # pyright: ignore[reportIncompatibleVariableOverride]
+        table = "products"
+
+
+class Stock(Model):
+    """How many of a SKU there are. A SKU without a row is not counted: sold without end."""
+
+    sku = fields.CharField(max_length=64, primary_key=True)
+    on_hand = fields.BigIntField()  # in the house; the sum of the ledger
+    reserved = fields.BigIntField()  # of those, promised to purchases that are not done
+    low_at = fields.BigIntField(null=True)  # at or below it the state is "low"
+    version = fields.BigIntField()  # +1 per transaction that changed it; stands in its event
+    moved = fields.BigIntField()  # movements in its ledger
+    created_at = fields.BigIntField()
+    updated_at = fields.BigIntField()
+
+    class Meta:  # pyright: ignore[reportIncompatibleVariableOverride]
+        table = "stock"
+
+
+class StockMovement(Model):
+    """One line of the ledger of `on_hand`: appended, never changed, never pruned."""
+
+    id = fields.UUIDField(primary_key=True)  # what a key of `receive` points to
+    sku = fields.CharField(max_length=64)
+    number = fields.BigIntField()  # 1, 2, … within the SKU, in commit order
+    kind = fields.CharField(max_length=10)  # received, adjusted, committed
+    change = fields.BigIntField()  # of on_hand; negative when it falls
+    on_hand = fields.BigIntField()  # after it
+    reserved = fields.BigIntField()  # after it
+    low_at = fields.BigIntField(null=True)  # then
+    version = fields.BigIntField()  # of the stock, after it
+    reason = fields.TextField(null=True)  # in the words of who did it
+    reference = fields.CharField(max_length=64, null=True)  # of the delivery
+    message = fields.UUIDField(null=True)  # the purchase that took it away
+    actor = fields.CharField(max_length=64, null=True)  # null: nobody was asked
+    created_at = fields.BigIntField()
+
+    class Meta:  # pyright: ignore[reportIncompatibleVariableOverride]
+        table = "stock_movements"
+
+
+class Favourite(Model):
+    """A product that a customer wants to keep an eye on."""
+
+    id = fields.CharField(max_length=140, primary_key=True)  # "<customer> <sku>"
+    customer = fields.CharField(max_length=64)
+    sku = fields.CharField(max_length=64)
+    created_at = fields.BigIntField()
+
+    class Meta:  # pyright: ignore[reportIncompatibleVariableOverride]
+        table = "favourites"
+
+
 class Customer(Model):
     """Personal data lives here alone; everything else holds the id."""
 
     id = fields.CharField(max_length=64, primary_key=True)
+    nickname = fields.CharField(max_length=64, null=True)  # unique, case and all
+    name = fields.CharField(max_length=200, null=True)
     email = fields.CharField(max_length=254, null=True)  # unique, lower case
+    birth_date = fields.CharField(max_length=10, null=True)  # YYYY-MM-DD
+    tags = fields.TextField(default="[]")  # JSON array of texts
+    words = fields.TextField(default="")  # nickname, name and tags in lower case, to search in
+    active = fields.BooleanField(default=True)  # false: places no orders
+    version = fields.IntField(default=1)  # +1 per change; the ETag
     created_at = fields.BigIntField()
+    updated_at = fields.BigIntField(default=0)
+    erased_at = fields.BigIntField(null=True)  # since then nothing personal is left here
 
     class Meta:  # pyright: ignore[reportIncompatibleVariableOverride]
         table = "customers"

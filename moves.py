@@ -11,53 +11,38 @@ decided (rows, events, counters) is written by the writer in one transaction.
 """
 
 import hashlib
-import os
 import random
 import secrets
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from pydantic_core import from_json, to_json
 
+from catalogue import Terms
 from errors import (
     IdempotencyKeyReused,
     IllegalTransition,
     Invalid,
     LeaseLost,
     NotFound,
+    NotOnSale,
+    OutOfStock,
     Problem,
     VersionMismatch,
 )
 from events import Counters, Event
+from ids import new_id
 from instants import DAY, stamp, stamp_or_none
 from models import FINISHED, MOVES, Status
-from schemas import Purchase
+from schemas import MAX_CENTS, Item, Purchase
+from stock import KnownMovement, Origin, Shelf, stock_shape
 
 MAX_BACKOFF_SECONDS = 900
 LATE = "the lease ran out"
 
 
-# --- ids and receipts -----------------------------------------------------------------
-
-
-class Ids:
-    """UUIDv7 (RFC 9562, 5.7), monotonic: 12 bits of counter behind the millisecond."""
-
-    def __init__(self) -> None:
-        self._last = 0
-
-    def next(self) -> str:
-        # The counter is the millisecond's fraction in effect: when it runs over, time does.
-        self._last = max(self._last + 1, (time.time_ns() // 1_000_000) << 12)
-        millis, counter = self._last >> 12, self._last & 0xFFF
-        tail = int.from_bytes(os.urandom(8), "big") & (1 << 62) - 1
-        text = f"{millis << 80 | 7 << 76 | counter << 64 | 2 << 62 | tail:032x}"
-        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
-
-
-new_id = Ids().next
+# --- receipts -------------------------------------------------------------------------
 
 
 def new_receipt() -> str:
@@ -124,9 +109,19 @@ class Message:
     lease_expires_at: int | None
     last_error: str | None
     result: str | None
+    reserved: str | None
+    until_claimed: bool
     created_at: int
     updated_at: int
     finished_at: int | None
+
+    def lines(self) -> list[tuple[str, int]]:
+        """SKU and quantity of each line."""
+        return [(item["sku"], item["quantity"]) for item in from_json(self.items)]
+
+    def held(self) -> dict[str, int]:
+        """What stock holds for it."""
+        return {} if self.reserved is None else from_json(self.reserved)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,11 +159,14 @@ class Desk:
     rows: dict[str, Message] = field(default_factory=dict)
     held: frozenset[str] = frozenset()
     ended: dict[str, dict[str, Ended]] = field(default_factory=dict)  # id → mark → how
-    known_keys: dict[str, KnownKey] = field(default_factory=dict)
+    known_keys: dict[str, KnownKey | KnownMovement] = field(default_factory=dict)
+    shelf: Shelf = field(default_factory=Shelf)
+    terms: Mapping[str, Terms] = field(default_factory=dict)  # of sale, by SKU
     candidates: dict[int, list[str]] = field(default_factory=dict)  # queue id → ids to claim
     # what was decided
     new: dict[str, Message] = field(default_factory=dict)
-    new_keys: dict[str, "Enqueue"] = field(default_factory=dict)
+    new_keys: dict[str, "Keyed"] = field(default_factory=dict)
+    received: dict[str, KnownMovement] = field(default_factory=dict)  # under new keys
     touched: set[str] = field(default_factory=set)
     removed: list[str] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
@@ -196,7 +194,7 @@ class Desk:
 
     @property
     def wrote(self) -> bool:
-        return bool(self.new or self.touched or self.removed)
+        return bool(self.new or self.touched or self.removed or self.shelf.changed)
 
 
 # --- shapes ---------------------------------------------------------------------------
@@ -251,9 +249,8 @@ ORDER_FIELDS = (
 )
 
 
-def order_shape(row: Message, queue: str) -> dict[str, Any]:
-    """An `Order` as its customer sees it. The place in the line is not known here."""
-    message = message_shape(row, queue)
+def order_shape(message: Mapping[str, Any]) -> dict[str, Any]:
+    """An `Order`: a `Message` as its customer sees it. The place in the line is not known here."""
     return {
         **{name: message[name] for name in ORDER_FIELDS},
         "position": None,
@@ -379,6 +376,26 @@ def _finish(desk: Desk, row: Message, to: Status, cause: Cause) -> None:
     # A reason is what brought a message back to pending; here it did not get there.
     move(desk, row, to, f"order.{to.value}", replace(cause, reason=None))
     _end_lease(desk, row, cause)
+    _settle_stock(desk, row, cause)
+
+
+def _settle_stock(desk: Desk, row: Message, cause: Cause) -> None:
+    """The one end of a reservation: sold if the purchase is done, else free again."""
+    held, row.reserved = row.held(), None
+    if row.status is Status.COMPLETED:
+        origins = {sku: Origin(new_id(), cause.actor, message=row.id) for sku in held}
+        desk.shelf.commit(held, origins)
+    else:
+        desk.shelf.release(held)
+
+
+def _reserve(desk: Desk, row: Message) -> None:
+    """
+    Raises:
+        OutOfStock: nothing is held then.
+    """
+    held = desk.shelf.reserve(row.lines())
+    row.reserved = to_json(held).decode() if held else None
 
 
 def _requeue(desk: Desk, row: Message, cause: Cause, available_at: int) -> None:
@@ -430,8 +447,36 @@ class Command:
         """Bytes of events it may write, roughly."""
         return 1_500 * self.moves
 
+    def skus(self, desk: Desk) -> Iterable[str]:
+        """Whose stock it may change; here: what is held for the rows it names."""
+        for message_id in self.ids:
+            row = desk.rows.get(message_id)
+            if row is not None:
+                yield from row.held()
+
     def decide(self, desk: Desk) -> Any:
         raise NotImplementedError
+
+
+class Keyed(Command):
+    """A command that makes something, once for each idempotency key."""
+
+    account: str
+    key: str | None
+    fingerprint: str  # of what was posted, without the key
+    id: str  # of what is made
+
+    def scoped_key(self, registry: Registry) -> str | None:
+        """The key in its scope; None without a key, or without anything to post to."""
+        raise NotImplementedError
+
+    def demand_same(self, fingerprint: str) -> None:
+        """
+        Raises:
+            IdempotencyKeyReused: the key came with something else before.
+        """
+        if fingerprint != self.fingerprint:
+            raise IdempotencyKeyReused
 
 
 def known_answer(known: KnownKey) -> dict[str, Any]:
@@ -457,14 +502,14 @@ def known_answer(known: KnownKey) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Posted:
-    """The answer to an enqueue. `replayed`: an earlier call with this key had made it."""
+    """An answer to a keyed call. `replayed`: an earlier one with this key had made it."""
 
-    message: dict[str, Any]
+    shape: dict[str, Any]
     replayed: bool
 
 
 @dataclass(slots=True)
-class Enqueue(Command):
+class Enqueue(Keyed):
     verb: ClassVar[str] = "enqueue"
 
     queue: str
@@ -486,8 +531,10 @@ class Enqueue(Command):
     def size(self) -> int:
         return 1_200 + len(self.items)
 
+    def skus(self, desk: Desk) -> Iterable[str]:
+        return [item.sku for item in self.purchase.items]
+
     def scoped_key(self, registry: Registry) -> str | None:
-        """The key in its scope, None without a key or a queue to post to."""
         queue = registry.by_name.get(self.queue)
         if self.key is None or queue is None:
             return None
@@ -500,6 +547,7 @@ class Enqueue(Command):
             return earlier
         self._check(desk)
         row = self._row(desk, queue)
+        _reserve(desk, row)
         desk.new[row.id] = row
         desk.rows[row.id] = row
         if scoped is not None:
@@ -509,13 +557,12 @@ class Enqueue(Command):
         return Posted(message_shape(row, queue.name), replayed=False)
 
     def _earlier(self, desk: Desk, scoped: str) -> Posted | None:
-        if (known := desk.known_keys.get(scoped)) is not None:
-            if known.fingerprint != self.fingerprint:
-                raise IdempotencyKeyReused
+        known, first = desk.known_keys.get(scoped), desk.new_keys.get(scoped)
+        if isinstance(known, KnownKey):
+            self.demand_same(known.fingerprint)
             return Posted(known_answer(known), replayed=True)
-        if (first := desk.new_keys.get(scoped)) is not None:
-            if first.fingerprint != self.fingerprint:
-                raise IdempotencyKeyReused
+        if isinstance(first, Enqueue):
+            self.demand_same(first.fingerprint)
             queue = desk.registry.by_name[self.queue]
             row = first._row(desk, queue)
             return Posted(message_shape(row, queue.name), replayed=True)
@@ -525,6 +572,15 @@ class Enqueue(Command):
         expires = self.purchase.expires_at
         if expires is not None and expires <= desk.now:
             raise Invalid.at("expires_at must be in the future", pointer="#/expires_at")
+        check_terms(desk, self.purchase.items)
+
+    @property
+    def until_claimed(self) -> bool:
+        """Whether the first claim clears `expires_at`."""
+        return False
+
+    def _expiry(self, now: int) -> int | None:
+        return self.purchase.expires_at
 
     def _row(self, desk: Desk, queue: QueueFacts) -> Message:
         purchase, now = self.purchase, desk.now
@@ -546,7 +602,7 @@ class Enqueue(Command):
             lost_leases=0,
             available_at=now + (purchase.delay_seconds or 0) * 1000,
             entered_at=now,
-            expires_at=purchase.expires_at,
+            expires_at=self._expiry(now),
             cancel_requested_at=None,
             lease_epoch=0,
             receipt=None,
@@ -554,10 +610,73 @@ class Enqueue(Command):
             lease_expires_at=None,
             last_error=None,
             result=None,
+            reserved=None,
+            until_claimed=self.until_claimed,
             created_at=now,
             updated_at=now,
             finished_at=None,
         )
+
+
+def check_terms(desk: Desk, items: Sequence[Item]) -> None:
+    """Whether the catalogue lets these lines be sold now; what it does not list, it does.
+
+    Raises:
+        Invalid: more than one may have at once.
+        NotOnSale: it is not on sale, or not yet.
+    """
+    wanted: dict[str, int] = {}
+    closed: list[dict[str, Any]] = []
+    for place, item in enumerate(items):
+        terms = desk.terms.get(item.sku)
+        if terms is None:
+            continue
+        wanted[item.sku] = wanted.get(item.sku, 0) + item.quantity
+        most = terms.max_per_order
+        if most is not None and wanted[item.sku] > most:
+            raise Invalid.at(f"at most {most} an order", pointer=f"#/items/{place}")
+        if not terms.on_sale(desk.now):
+            fault = {"detail": terms.why_not(desk.now), "sku": item.sku}
+            closed.append({"pointer": f"#/items/{place}", **fault})
+    if closed:
+        raise NotOnSale(f"{closed[0]['sku']}: {closed[0]['detail']}", errors=closed)
+
+
+@dataclass(slots=True)
+class PlaceOrder(Enqueue):
+    """A purchase whose prices come from the catalogue, as they are when it is accepted."""
+
+    verb: ClassVar[str] = "place_order"
+
+    ttl_seconds: int = 0  # 0: it waits for ever
+
+    @property
+    def until_claimed(self) -> bool:
+        return self.ttl_seconds > 0
+
+    def _check(self, desk: Desk) -> None:
+        lines = [self._priced(desk, place) for place in range(len(self.purchase.items))]
+        currencies = [currency for _, currency in lines]
+        for place, currency in enumerate(currencies):
+            if currency != currencies[0]:
+                raise Invalid.at("not in the currency of the first", pointer=f"#/items/{place}")
+        super()._check(desk)
+        changes = {"items": [item for item, _ in lines], "currency": currencies[0]}
+        self.purchase = self.purchase.model_copy(update=changes)
+        self.items = to_json(self.purchase.items).decode()
+
+    def _priced(self, desk: Desk, place: int) -> tuple[Item, str]:
+        item = self.purchase.items[place]
+        terms = desk.terms.get(item.sku)
+        if terms is None:
+            raise Invalid.at("There is no such product.", pointer=f"#/items/{place}")
+        amount = item.quantity * terms.price_cents
+        if amount > MAX_CENTS:
+            raise Invalid.at("The line's total is too large.", pointer=f"#/items/{place}")
+        return item.model_copy(update={"amount_cents": amount}), terms.currency
+
+    def _expiry(self, now: int) -> int | None:
+        return now + self.ttl_seconds * 1000 if self.ttl_seconds else None
 
 
 @dataclass(slots=True)
@@ -603,6 +722,8 @@ class Claim(Command):
         row.receipt = new_receipt()
         row.worker = self.worker
         row.lease_expires_at = until
+        if row.until_claimed:
+            row.expires_at = None
         cause = Cause(actor=self.account, worker=self.worker)
         move(desk, row, Status.PROCESSING, "order.processing", cause)
         shape = message_shape(row, queue.name)
@@ -781,13 +902,13 @@ class OnOrder(OnOne):
 
 @dataclass(slots=True)
 class Cancel(OnOrder):
-    """Answers (message, order, whether it is done): a lease that lives is only asked."""
+    """Answers (message, whether it is done): a lease that lives is only asked."""
 
     verb: ClassVar[str] = "cancel"
 
     reason: str | None = None
 
-    def decide(self, desk: Desk) -> tuple[dict[str, Any], dict[str, Any], bool]:
+    def decide(self, desk: Desk) -> tuple[dict[str, Any], bool]:
         row = self.find(desk)
         cause = Cause(actor=self.account, error=self.reason)
         if row.status is Status.PENDING:
@@ -799,7 +920,7 @@ class Cancel(OnOrder):
             raise _illegal(row, "cancelled")
         queue = desk.queue_of(row).name
         done = row.status is Status.CANCELLED
-        return message_shape(row, queue), order_shape(row, queue), done
+        return message_shape(row, queue), done
 
 
 def _illegal(row: Message, wish: str) -> IllegalTransition:
@@ -810,6 +931,11 @@ def _illegal(row: Message, wish: str) -> IllegalTransition:
 
 
 def _revive(desk: Desk, row: Message, cause: Cause) -> None:
+    """
+    Raises:
+        OutOfStock: what it needs was sold meanwhile.
+    """
+    _reserve(desk, row)
     _start_over(row, desk.now)
     if row.expires_at is not None and row.expires_at <= desk.now:
         row.expires_at = None
@@ -820,6 +946,9 @@ def _revive(desk: Desk, row: Message, cause: Cause) -> None:
 class Retry(OnOrder):
     verb: ClassVar[str] = "retry"
 
+    def skus(self, desk: Desk) -> Iterable[str]:
+        return _wanted_again(desk, self.ids)
+
     def decide(self, desk: Desk) -> dict[str, Any]:
         row = self.find(desk)
         if row.status not in (Status.FAILED, Status.CANCELLED, Status.EXPIRED):
@@ -827,8 +956,20 @@ class Retry(OnOrder):
         queue = desk.queue_of(row)
         if queue.deleted:
             raise IllegalTransition("Its queue was deleted.", data={"current": row.status.value})
-        _revive(desk, row, Cause(actor=self.account, reason="retried"))
+        try:
+            _revive(desk, row, Cause(actor=self.account, reason="retried"))
+        except OutOfStock as problem:
+            problem.data["current"] = row.status.value
+            raise
         return message_shape(row, queue.name)
+
+
+def _wanted_again(desk: Desk, ids: Sequence[str]) -> Iterator[str]:
+    """The SKUs of finished purchases, which hold nothing now."""
+    for message_id in ids:
+        row = desk.rows.get(message_id)
+        if row is not None and row.status in FINISHED:
+            yield from (sku for sku, _ in row.lines())
 
 
 # --- many rows at once ----------------------------------------------------------------
@@ -854,14 +995,15 @@ class Sweep(Command):
     def moves(self) -> int:
         return len(self.found)
 
-    def decide(self, desk: Desk) -> int:
-        return sum(
-            1
-            for message_id in self.found
-            if message_id not in desk.held
-            and (row := desk.rows.get(message_id)) is not None
-            and self.sweep(desk, row)
-        )
+    def decide(self, desk: Desk) -> Any:
+        return sum(self.sweep(desk, row) for row in self.present(desk))
+
+    def present(self, desk: Desk) -> Iterator[Message]:
+        """The rows that are there and that nobody else holds."""
+        for message_id in self.found:
+            row = desk.rows.get(message_id)
+            if row is not None and message_id not in desk.held:
+                yield row
 
     def sweep(self, desk: Desk, row: Message) -> bool:
         raise NotImplementedError
@@ -926,11 +1068,24 @@ class Purge(Sweep):
 
 @dataclass(slots=True)
 class Redrive(Sweep):
-    """Dead letters back to pending."""
+    """Dead letters back to pending. Answers how many were moved, and how many lack stock."""
 
     verb: ClassVar[str] = "redrive"
 
     queue_id: int = 0
+
+    def skus(self, desk: Desk) -> Iterable[str]:
+        return _wanted_again(desk, self.ids)
+
+    def decide(self, desk: Desk) -> tuple[int, int]:
+        refused = 0
+        moved = 0
+        for row in self.present(desk):
+            try:
+                moved += self.sweep(desk, row)
+            except OutOfStock:
+                refused += 1
+        return moved, refused
 
     def sweep(self, desk: Desk, row: Message) -> bool:
         if row.status is not Status.FAILED or row.queue_id != self.queue_id:
@@ -959,6 +1114,81 @@ class Prune(Sweep):
         desk.removed.append(row.id)
         desk.counters.add(row.queue_id, row.status.value, -1)
         return True
+
+
+# --- stock ----------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class OnStock(Command):
+    """A call of an admin about one SKU; answers its `Stock`."""
+
+    sku: str
+
+    def skus(self, desk: Desk) -> Iterable[str]:
+        return (self.sku,)
+
+
+@dataclass(slots=True)
+class Receive(Keyed):
+    """Answers the `Stock`, and whether an earlier call with this key had made it."""
+
+    verb: ClassVar[str] = "receive"
+
+    sku: str
+    quantity: int
+    account: str
+    reason: str | None = None
+    reference: str | None = None
+    key: str | None = None
+    fingerprint: str = ""
+    id: str = field(default_factory=new_id)
+
+    def skus(self, desk: Desk) -> Iterable[str]:
+        return (self.sku,)
+
+    def scoped_key(self, registry: Registry) -> str | None:
+        return None if self.key is None else f"{self.account} stock:{self.sku} {self.key}"
+
+    def decide(self, desk: Desk) -> Posted:
+        scoped = self.scoped_key(desk.registry)
+        if scoped is not None:
+            known = desk.known_keys.get(scoped) or desk.received.get(scoped)
+            if isinstance(known, KnownMovement):
+                self.demand_same(known.fingerprint)
+                return Posted(stock_shape(known.level, staff=True), replayed=True)
+        origin = Origin(self.id, self.account, self.reason, self.reference)
+        level = desk.shelf.receive(self.sku, self.quantity, origin)
+        if scoped is not None:
+            desk.new_keys[scoped] = self
+            desk.received[scoped] = KnownMovement(self.fingerprint, replace(level))
+        return Posted(stock_shape(level, staff=True), replayed=False)
+
+
+@dataclass(slots=True)
+class Adjust(OnStock):
+    verb: ClassVar[str] = "adjust"
+
+    on_hand: int
+    expected: int
+    reason: str
+    account: str
+    id: str = field(default_factory=new_id)
+
+    def decide(self, desk: Desk) -> dict[str, Any]:
+        origin = Origin(self.id, self.account, self.reason)
+        level = desk.shelf.adjust(self.sku, self.on_hand, self.expected, origin)
+        return stock_shape(level, staff=True)
+
+
+@dataclass(slots=True)
+class SetLow(OnStock):
+    verb: ClassVar[str] = "set_low"
+
+    low_at: int | None
+
+    def decide(self, desk: Desk) -> dict[str, Any]:
+        return stock_shape(desk.shelf.set_low(self.sku, self.low_at), staff=True)
 
 
 Outcome = Any | Problem

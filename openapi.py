@@ -18,12 +18,14 @@ TAGS = {
     "Queues": "Named queues, their settings and exact counts.",
     "Messages": "Post purchases; take them under a lease; settle them.",
     "Orders": "Purchases as their customers see them.",
+    "Products": "What is for sale, and how many of it there are.",
     "Events": "Every change, live and from the log.",
     "Operations": "For those who run the service.",
 }
 PATHS: dict[str, dict[str, Any]] = {
     "id": {"format": "uuid", "examples": [schemas.EXAMPLE_ID]},
     "name": {"pattern": schemas.QUEUE_NAME, "examples": ["orders"]},
+    "sku": {"pattern": schemas.SKU, "examples": ["disc-001"]},
     "username": {"pattern": schemas.USERNAME, "examples": ["shop"]},
 }
 HEADERS = {

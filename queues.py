@@ -14,7 +14,7 @@ from typing import Any
 from pydantic_core import to_json
 
 import events
-from database import Changed, Database, Dialect, Row, Session
+from database import Changed, Database, Dialect, Row, Session, as_array
 from errors import (
     NotFound,
     QueueExists,
@@ -28,7 +28,7 @@ from models import Queue, QueueCount, Status
 from moves import (
     Desk,
     Ended,
-    Enqueue,
+    Keyed,
     KnownKey,
     Message,
     QueueFacts,
@@ -65,6 +65,7 @@ TYPES = {
         ],
         "bigint",
     ),
+    "until_claimed": "boolean",
 }
 
 # What never changes after the enqueue is not written again.
@@ -84,6 +85,7 @@ CHANGING = [
     "lease_expires_at",
     "last_error",
     "result",
+    "reserved",
     "updated_at",
     "finished_at",
 ]
@@ -177,11 +179,6 @@ ENDS = {
 }
 
 
-def _array(dialect: Dialect, values: Sequence[Any]) -> Any:
-    """A list as an argument: an array on PostgreSQL, JSON on SQLite."""
-    return list(values) if dialect is Dialect.POSTGRES else json.dumps(list(values))
-
-
 def read_message(row: Row) -> Message:
     """A copy of a row; ids and statuses in our own types."""
     values = [row[name] for name in NAMES]
@@ -192,7 +189,7 @@ def read_message(row: Row) -> Message:
 
 async def lock_rows(session: Session, ids: Sequence[str]) -> tuple[list[Message], set[str]]:
     """Copies of the rows of `ids`, locked; and which of them another process holds."""
-    rows = await session.fetch(LOCK[session.dialect], _array(session.dialect, ids))
+    rows = await session.fetch(LOCK[session.dialect], as_array(session.dialect, ids))
     found = [read_message(row) for row in rows]
     missing = set(ids) - {row.id for row in found}
     if not missing or session.dialect is Dialect.SQLITE:
@@ -234,17 +231,17 @@ async def remove_histories(session: Session, ids: Sequence[str]) -> None:
     wanted = "= ANY($1::uuid[])" if postgres else "IN (SELECT value FROM json_each($1))"
     await session.execute(
         f"DELETE FROM events WHERE message {wanted} AND seq <= (SELECT floor FROM stream)",
-        _array(session.dialect, ids),
+        as_array(session.dialect, ids),
     )
 
 
 async def remove_rows(session: Session, ids: Sequence[str]) -> None:
     """Delete messages with their keys. Their events go when the log's floor has passed them."""
     for table in ("keys", "messages"):
-        await session.execute(REMOVE[table][session.dialect], _array(session.dialect, ids))
+        await session.execute(REMOVE[table][session.dialect], as_array(session.dialect, ids))
 
 
-async def insert_keys(session: Session, keys: Mapping[str, Enqueue]) -> set[str]:
+async def insert_keys(session: Session, keys: Mapping[str, Keyed]) -> set[str]:
     """Store keys, in order (unsorted, two processes deadlock); those that were new.
 
     Waits for a transaction that has just stored one of them.
@@ -255,7 +252,7 @@ async def insert_keys(session: Session, keys: Mapping[str, Enqueue]) -> set[str]
         [keys[key].fingerprint for key in ordered],
         [keys[key].id for key in ordered],
     )
-    arguments = [_array(session.dialect, column) for column in columns]
+    arguments = [as_array(session.dialect, column) for column in columns]
     rows = await session.fetch(KEYS_IN[session.dialect], *arguments)
     return {row["id"] for row in rows}
 
@@ -266,7 +263,7 @@ async def known_keys(session: Session, keys: Sequence[str]) -> dict[str, KnownKe
     Raises:
         Changed: one of them has been pruned since.
     """
-    rows = await session.fetch(KEYS_KNOWN[session.dialect], _array(session.dialect, keys))
+    rows = await session.fetch(KEYS_KNOWN[session.dialect], as_array(session.dialect, keys))
     if len(rows) < len(keys):
         raise Changed
     return {
@@ -277,11 +274,11 @@ async def known_keys(session: Session, keys: Sequence[str]) -> dict[str, KnownKe
     }
 
 
-async def mend_keys(session: Session, stored: Mapping[str, Enqueue], desk: Desk) -> None:
+async def mend_keys(session: Session, stored: Mapping[str, Keyed], desk: Desk) -> None:
     """Forget the keys of what was refused; correct those that another command earned."""
     refused = sorted(stored.keys() - desk.new_keys.keys())
     if refused:
-        await session.execute(KEYS_OUT[session.dialect], _array(session.dialect, refused))
+        await session.execute(KEYS_OUT[session.dialect], as_array(session.dialect, refused))
     for key, command in desk.new_keys.items():
         if stored.get(key) is not command:
             await session.execute(KEYS_MOVED[session.dialect], key, command.fingerprint, command.id)
@@ -290,7 +287,7 @@ async def mend_keys(session: Session, stored: Mapping[str, Enqueue], desk: Desk)
 async def ended_leases(session: Session, ids: Sequence[str]) -> dict[str, dict[str, Ended]]:
     """How the leases of some messages ended: message → mark of the receipt → verb and answer."""
     found: dict[str, dict[str, Ended]] = {}
-    for row in await session.fetch(ENDS[session.dialect], _array(session.dialect, ids)):
+    for row in await session.fetch(ENDS[session.dialect], as_array(session.dialect, ids)):
         detail, data = json.loads(row["detail"]), json.loads(row["data"])
         if "verb" in detail:  # a worker's result may have a field of that name
             answer = {name: data[name] for name in ("id", "queue", "status", "version")}
@@ -539,7 +536,7 @@ def queue_shape(row: Row) -> dict[str, Any]:
 
 async def describe(session: Session, ids: Sequence[int]) -> list[dict[str, Any]]:
     dialect = session.dialect
-    rows = await session.fetch(DESCRIBE[dialect] + BY_IDS[dialect], _array(dialect, ids))
+    rows = await session.fetch(DESCRIBE[dialect] + BY_IDS[dialect], as_array(dialect, ids))
     return [queue_shape(row) for row in rows]
 
 
@@ -586,7 +583,7 @@ async def counts(session: Session, names: Sequence[str] | None) -> list[dict[str
         postgres = session.dialect is Dialect.POSTGRES
         wanted = "= ANY($1::text[])" if postgres else "IN (SELECT value FROM json_each($1))"
         where += f" AND q.name {wanted}"
-        arguments.append(_array(session.dialect, names))
+        arguments.append(as_array(session.dialect, names))
     rows = await session.fetch(DESCRIBE[session.dialect] + where + " ORDER BY q.name", *arguments)
     told = ("name", "paused", "counts", "oldest_pending_seconds")
     return [{name: queue_shape(row)[name] for name in told} for row in rows]
@@ -709,7 +706,7 @@ async def customers_of(session: Session, ids: Sequence[str]) -> dict[str, str]:
     if session.dialect is Dialect.SQLITE:
         wanted = "IN (SELECT value FROM json_each($1))"
     sql = f"SELECT id, customer FROM messages WHERE id {wanted}"
-    rows = await session.fetch(sql, _array(session.dialect, ids))
+    rows = await session.fetch(sql, as_array(session.dialect, ids))
     return {str(row["id"]): row["customer"] for row in rows}
 
 
@@ -754,13 +751,20 @@ class Failed:
         sql = f"SELECT count(*) AS n FROM messages m WHERE {chosen.where}"
         return (await session.fetch(sql, *chosen.arguments))[0]["n"]
 
-    async def oldest(self, session: Session, limit: int) -> list[str]:
+    async def oldest(
+        self, session: Session, limit: int, after: tuple[int, str] | None = None
+    ) -> list[tuple[int, str]]:
+        """(finished_at, id) of the oldest ones behind a place."""
         chosen = self._filter(session.dialect)
+        if after is not None:
+            place = ", ".join(map(chosen.mark, after))
+            chosen.conditions.append(f"(m.finished_at, m.id) > ({place})")
         sql = (
-            f"SELECT m.id FROM messages m WHERE {chosen.where}"
+            f"SELECT m.finished_at, m.id FROM messages m WHERE {chosen.where}"
             f" ORDER BY m.finished_at, m.id LIMIT {chosen.mark(limit)}"
         )
-        return [str(row["id"]) for row in await session.fetch(sql, *chosen.arguments)]
+        rows = await session.fetch(sql, *chosen.arguments)
+        return [(row["finished_at"], str(row["id"])) for row in rows]
 
 
 async def _ids(session: Session, sql: str, *args: Any) -> list[str]:

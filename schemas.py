@@ -24,6 +24,7 @@ from models import Role, Status
 T = TypeVar("T")
 
 MAX_INT = 2**53 - 1
+MAX_CENTS = 10**12
 MAX_BLOB = 16 * 1024
 MAX_DEPTH = 16
 MAX_BATCH = 1_000
@@ -34,6 +35,7 @@ QUEUE_NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 USERNAME = r"^[a-z0-9][a-z0-9._@-]{0,63}$"
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
+NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
 ORDER_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
@@ -110,7 +112,7 @@ Username = Annotated[str, Field(strict=True, pattern=USERNAME, examples=["shop"]
 Password = Annotated[Text, Field(min_length=12, max_length=128)]
 Receipt = Annotated[Text, Field(min_length=1, max_length=128)]
 IdempotencyKey = Annotated[str, Field(strict=True, pattern=r"^[\x21-\x7e]{1,255}$")]
-Cents = Annotated[int, whole(0, 10**12)]
+Cents = Annotated[int, whole(0, MAX_CENTS)]
 Blob = Annotated[Any, AfterValidator(_blob)]
 BlobObject = Annotated[dict[str, Any], AfterValidator(_blob)]
 LeaseSeconds = Annotated[int, whole(1, 43_200)]
@@ -154,6 +156,12 @@ def body_of(model: type[Body], value: Any) -> Body:
     return model.model_validate(_null_is_absent(value))
 
 
+def fingerprint_of(values: Mapping[str, Any]) -> str:
+    """The same for the same values, whatever their order."""
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 # --- purchases and messages -----------------------------------------------------------
 
 
@@ -190,9 +198,7 @@ class Purchase(Body):
 
     def fingerprint(self) -> str:
         """The same for the same purchase, whatever its key, field order or left-out defaults."""
-        plain = self.model_dump(exclude={"idempotency_key"})
-        text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        return fingerprint_of(self.model_dump(exclude={"idempotency_key"}))
 
 
 class PurchaseBatch(Body):
@@ -344,6 +350,39 @@ class Redrive(Body):
     finished_before: Instant | None = None
     limit: Annotated[int, whole(1, 10_000)] = 1000
     dry_run: Annotated[bool, Field(strict=True)] = False
+
+
+# --- stock ----------------------------------------------------------------------------
+
+Quantity = Annotated[int, whole(1, 10**9)]
+OnHand = Annotated[int, whole(0, 10**12)]
+
+
+class StockPatch(Body):
+    model_config = example(low_at=5)
+
+    low_at: OnHand | None = Field(None, description="At or below it the state is `low`.")
+
+
+class Receive(Body):
+    model_config = example(quantity=20, reason="restocked", reference="delivery 88")
+
+    quantity: Quantity
+    reason: ErrorText | None = None
+    reference: Label | None = None
+
+    def fingerprint(self) -> str:
+        return fingerprint_of(self.model_dump())
+
+
+class Adjust(Body):
+    """Compare and set: the count is taken only if nothing moved since it was made."""
+
+    model_config = example(on_hand=19, expected_on_hand=20, reason="one was broken")
+
+    on_hand: OnHand
+    expected_on_hand: OnHand
+    reason: ErrorText
 
 
 # --- accounts and tickets -------------------------------------------------------------
@@ -570,8 +609,10 @@ def make_cursor(last: str, filters: Mapping[str, Any]) -> str:
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
-def read_cursor(cursor: str | None, filters: Mapping[str, Any]) -> str | None:
-    """The place a cursor names.
+def read_cursor(
+    cursor: str | None, filters: Mapping[str, Any], shape: re.Pattern[str] = KEY
+) -> str | None:
+    """The place a cursor names, of a given shape; ours are visible ASCII at least.
 
     Raises:
         BadCursor: not one of ours, or made with other filters.
@@ -583,8 +624,7 @@ def read_cursor(cursor: str | None, filters: Mapping[str, Any]) -> str | None:
         mark, _, last = raw.decode().partition(":")
     except ValueError as error:
         raise BadCursor from error
-    # What we put there is a name, an id or a number: visible ASCII.
-    if mark != _filter_mark(filters) or KEY.fullmatch(last) is None:
+    if mark != _filter_mark(filters) or shape.fullmatch(last) is None:
         raise BadCursor
     return last
 
@@ -797,6 +837,34 @@ class Redriven(BaseModel):
     redriven: int
     refused: int
     remaining: int
+
+
+class Stock(BaseModel):
+    """How many of a product there are. Customers see what is available and no more."""
+
+    sku: str
+    on_hand: int | None
+    reserved: int | None
+    available: int
+    low_at: int | None
+    version: int
+    updated_at: str
+
+
+class StockMovement(BaseModel):
+    """A line of the ledger of `on_hand`: the sum of all changes is what is on hand."""
+
+    id: str
+    sku: str
+    number: int
+    kind: Literal["received", "adjusted", "committed"]
+    change: int
+    on_hand: int
+    reason: str | None
+    reference: str | None
+    order: str | None
+    actor: str | None
+    time: str
 
 
 class Account(BaseModel):

@@ -9,7 +9,6 @@ may run in several processes at once: each step looks again at every row under i
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from loguru import logger
@@ -19,7 +18,6 @@ import events
 import metrics
 import queues
 from accounts import Accounts
-from auth import Principal
 from database import Database, Session
 from errors import Problem
 from events import Look, Wire
@@ -27,6 +25,7 @@ from hub import Hub, control
 from instants import DAY
 from moves import Claim, Expire, Prune, Purge, Reap, Redrive, Sweep
 from queues import Failed
+from streams import Owner
 from writer import Writer
 
 STEP = 500  # rows of long work in one transaction
@@ -110,20 +109,32 @@ async def redrive(
     async with db.read() as session:
         failed = Failed(await queues.live_id(session, name), filters)
         matched = await failed.count(session)
-
-    async def find(session: Session) -> list[str]:
-        return await failed.oldest(session, STEP)
-
-    def make(ids: list[str]) -> Sweep:
-        return Redrive(ids, actor, queue_id=failed.queue_id)
-
-    done = 0 if dry_run else await _sweep(db, writer, find, make, limit)
+    done, refused = (0, 0) if dry_run else await _redrive(db, writer, failed, limit, actor)
     return {
         "matched": matched,
         "redriven": done,
-        "refused": 0,
-        "remaining": max(0, matched - done),
+        "refused": refused,
+        "remaining": max(0, matched - done - refused),
     }
+
+
+async def _redrive(
+    db: Database, writer: Writer, failed: Failed, limit: int, actor: str
+) -> tuple[int, int]:
+    """How many were put back, and how many lack stock: those are passed by."""
+    done = refused = 0
+    place: tuple[int, str] | None = None
+    deadline = time.monotonic() + LONG_SECONDS
+    while done + refused < limit and time.monotonic() < deadline:
+        async with db.read() as session:
+            found = await failed.oldest(session, min(STEP, limit - done - refused), place)
+        if not found:
+            break
+        place = found[-1]
+        ids = [message_id for _, message_id in found]
+        moved, lacking = await writer.do(Redrive(ids, actor, queue_id=failed.queue_id))
+        done, refused = done + moved, refused + lacking
+    return done, refused
 
 
 async def claim(writer: Writer, hub: Hub, command: Claim, seconds: int) -> list[dict[str, Any]]:
@@ -139,14 +150,6 @@ async def claim(writer: Writer, hub: Hub, command: Claim, seconds: int) -> list[
 
 
 # --- the pulse ------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """Whose a stream is: by which credential, from which address."""
-
-    principal: Principal | None
-    address: str
 
 
 class Upkeep:

@@ -2,8 +2,8 @@
 
 While one transaction commits, the next commands gather. A hundred single posts cost one
 fsync, and durability is not traded for speed. The order of locks is the same in every
-process: keys (sorted), named rows (never waited for), the clock, the claims' probes, and
-last the head, whose lock numbers the events in commit order.
+process: keys (sorted), named rows (never waited for), stock in SKU order, the clock, the
+claims' probes, and last the head, whose lock numbers the events in commit order.
 """
 
 import asyncio
@@ -18,14 +18,30 @@ from typing import Any
 
 from loguru import logger
 
+import catalogue
 import database
 import events
 import metrics
 import queues
+import stock
 from database import Database, Failure, Session, classify
 from errors import IdempotencyInProgress, Internal, Overloaded, Problem, Unavailable
 from events import Appended, Event
-from moves import Claim, Command, Desk, Enqueue, Held, Registry, Release, Settle, run
+from moves import (
+    Claim,
+    Command,
+    Desk,
+    Enqueue,
+    Held,
+    Keyed,
+    KnownKey,
+    Receive,
+    Registry,
+    Release,
+    Settle,
+    run,
+)
+from stock import KnownMovement
 
 MAX_MOVES = 1_000  # rows one transaction may write
 MAX_BYTES = 4 << 20  # of events in one transaction
@@ -300,7 +316,7 @@ class Writer:
     async def _transact(self, batch: Batch, lock_ms: int) -> None:
         started = time.perf_counter()
         commands = [entry.command for entry in batch.entries]
-        keyed = any(isinstance(c, Enqueue) and c.key is not None for c in commands)
+        keyed = any(isinstance(c, Keyed) and c.key is not None for c in commands)
         await self._line.begin(lock_ms if keyed else HEAD_LOCK_MS)
         session = self._line.session
         if self._registry is None:
@@ -310,7 +326,9 @@ class Writer:
         stored = await self._store_keys(session, desk, commands) if keyed else {}
         batch.stage = "rows"
         await self._lock(session, desk, commands)
-        desk.now = await database.now(session)
+        batch.stage = "stock"
+        await self._lock_stock(session, desk, commands)
+        await self._read_clock(session, desk, commands)
         await self._probe(session, desk, commands)
         batch.stage = "decide"
         self._decide(batch)
@@ -327,11 +345,11 @@ class Writer:
 
     async def _store_keys(
         self, session: Session, desk: Desk, commands: Sequence[Command]
-    ) -> dict[str, Enqueue]:
+    ) -> dict[str, Keyed]:
         """Store the keys of this batch; what was stored, by whom. The others are read."""
-        wanted: dict[str, Enqueue] = {}
+        wanted: dict[str, Keyed] = {}
         for command in commands:
-            if isinstance(command, Enqueue):
+            if isinstance(command, Keyed):
                 key = command.scoped_key(desk.registry)
                 if key is None and command.key is not None:
                     desk.queue_missed = True
@@ -342,8 +360,20 @@ class Writer:
         new = await queues.insert_keys(session, wanted)
         await self._line.patience(HEAD_LOCK_MS)
         if len(new) < len(wanted):
-            desk.known_keys = await queues.known_keys(session, sorted(wanted.keys() - new))
+            desk.known_keys = await self._known_keys(session, sorted(wanted.keys() - new), wanted)
         return {key: wanted[key] for key in new}
+
+    async def _known_keys(
+        self, session: Session, keys: Sequence[str], wanted: dict[str, Keyed]
+    ) -> dict[str, KnownKey | KnownMovement]:
+        received = [key for key in keys if isinstance(wanted[key], Receive)]
+        posted = [key for key in keys if not isinstance(wanted[key], Receive)]
+        known: dict[str, KnownKey | KnownMovement] = {}
+        if posted:
+            known |= await queues.known_keys(session, posted)
+        if received:
+            known |= await stock.known_movements(session, received)
+        return known
 
     async def _lock(self, session: Session, desk: Desk, commands: Sequence[Command]) -> None:
         ids = {message_id for command in commands for message_id in command.ids}
@@ -363,6 +393,25 @@ class Writer:
         }
         if used:
             desk.ended = await queues.ended_leases(session, sorted(used))
+
+    async def _lock_stock(self, session: Session, desk: Desk, commands: Sequence[Command]) -> None:
+        received = {command.sku for command in commands if isinstance(command, Receive)}
+        if received:
+            now = await database.now(session)
+            await stock.open_levels(session, sorted(received), now)
+        wanted = {sku for command in commands for sku in command.skus(desk)}
+        if wanted:
+            desk.shelf.levels = await stock.lock(session, sorted(wanted))
+
+    async def _read_clock(self, session: Session, desk: Desk, commands: Sequence[Command]) -> None:
+        """The one `now` of this transaction, read after its locks; with the terms of sale."""
+        posts = [command for command in commands if isinstance(command, Enqueue)]
+        if posts:
+            skus = sorted({sku for command in posts for sku in command.skus(desk)})
+            desk.now, desk.terms = await catalogue.terms(session, skus)
+        else:
+            desk.now = await database.now(session)
+        desk.shelf.now = desk.now
 
     async def _probe(self, session: Session, desk: Desk, commands: Sequence[Command]) -> None:
         wanted: dict[int, int] = {}
@@ -385,8 +434,9 @@ class Writer:
                 batch.outcomes.append((entry, run(desk, entry.command)))
             except Held:
                 batch.deferred.append(entry)
+        desk.events += desk.shelf.events()
 
-    async def _write(self, session: Session, batch: Batch, stored: dict[str, Enqueue]) -> None:
+    async def _write(self, session: Session, batch: Batch, stored: dict[str, Keyed]) -> None:
         desk = batch.desk
         assert desk is not None
         if stored:
@@ -396,6 +446,8 @@ class Writer:
         changed = [desk.rows[i] for i in sorted(desk.touched - desk.new.keys())]
         if changed:
             await queues.update_rows(session, changed)
+        if desk.shelf.changed:
+            await stock.write(session, desk.shelf)
         if desk.removed:
             await queues.remove_rows(session, desk.removed)
         if desk.events or desk.counters.changes:

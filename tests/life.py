@@ -348,7 +348,7 @@ class Model:
             if fingerprint != command.purchase.fingerprint():
                 raise No("idempotency_key_reused")
             assert given.replayed
-            assert to_json(given.message) == first
+            assert to_json(given.shape) == first
             return
         wish = command.purchase
         if wish.expires_at is not None and wish.expires_at <= self.now:
@@ -359,7 +359,7 @@ class Model:
         life = Life(command.id, queue.id, due, self.now, wish.priority, wish.expires_at)
         self.lives[life.id] = life
         if command.key is not None:
-            self.keys[key] = (wish.fingerprint(), to_json(given.message))
+            self.keys[key] = (wish.fingerprint(), to_json(given.shape))
 
     def claim(self, command: moves.Claim, given: Any) -> None:
         queue = self.by_name(command.queue)
@@ -445,10 +445,10 @@ class Model:
         elif life.status == "processing" and not life.cancel:
             life.cancel = True
             self.step(life, "processing")
-        message, order, done = given
+        message, done = given
         assert done == (life.status == "cancelled")
         assert (message["status"], message["cancel_requested"]) == (life.status, life.cancel)
-        assert (order["version"], order["id"]) == (life.version, life.id)
+        assert (message["version"], message["id"]) == (life.version, life.id)
 
     def retry(self, command: moves.Retry, given: Any) -> None:
         life = self.find(command.id)
@@ -742,7 +742,8 @@ class Walk(RuleBasedStateMachine):
     ) -> None:
         """The model does what the command did. Raises No where it should be refused."""
         if isinstance(command, moves.Sweep):
-            assert given == self.swept(command, held, before)
+            moved = self.swept(command, held, before)
+            assert given == ((moved, 0) if isinstance(command, moves.Redrive) else moved)
             return
         worker = isinstance(command, moves.Settle) and command.verb != "extend"
         verb = getattr(self.model, "settle" if worker else command.verb)

@@ -76,7 +76,7 @@ def frame(
     size: int = 0,
 ) -> Frame:
     block = f"id: {epoch}-{seq}\nevent: order.created\ndata: {'x' * size}{seq}\n\n"
-    return Frame(seq, topics or ("queue:a",), wakes, block.encode())
+    return Frame(seq, "order.created", topics or ("queue:a",), wakes, block.encode())
 
 
 @dataclass

@@ -10,14 +10,15 @@ import pytest
 from tests.services import ROOT
 
 LEVELS = (
-    {"config", "errors", "instants", "logs", "metrics", "texts"},
+    {"config", "errors", "ids", "instants", "logs", "metrics", "texts"},
     {"models", "database", "hub", "pages"},
     {"schemas", "events", "auth"},
-    {"catalogue", "customers", "moves", "stock"},
-    {"accounts", "queues"},
+    {"catalogue", "customers", "stock", "streams"},
+    {"accounts", "moves"},
+    {"queues"},
     {"writer"},
     {"upkeep", "orders"},
-    {"demo", "doctor", "edge", "openapi"},
+    {"demo", "doctor", "edge", "openapi", "service"},
     {"main", "cli"},
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}

@@ -71,7 +71,7 @@ class Stand:
 
     async def post(self, queue: str = "orders", key: str | None = None, **wish: Any) -> str:
         """A new message; its id."""
-        return (await self.writer.do(enqueue(queue, key, **wish))).message["id"]
+        return (await self.writer.do(enqueue(queue, key, **wish))).shape["id"]
 
     async def leased(self) -> dict[str, Any]:
         await self.post()
@@ -201,7 +201,7 @@ def retries(reason: Failure) -> float:
 async def test_many_commands_share_a_transaction(stand: Stand) -> None:
     """What gathers while one transaction commits goes into the next, all of it."""
     answers = await asyncio.gather(*(stand.writer.do(enqueue()) for _ in range(500)))
-    assert len({one.message["id"] for one in answers}) == 500
+    assert len({one.shape["id"] for one in answers}) == 500
     assert [len(logged) for _, logged in stand.committed] == [500]
     await asyncio.gather(*(stand.post() for _ in range(3)))
     assert len(stand.committed) == 2
@@ -356,7 +356,7 @@ async def test_a_held_row_is_waited_for_without_holding_up_others(on_postgres: S
         await waiting
     assert 1.9 < time.monotonic() - started < 4
     await stranger.execute("ROLLBACK")
-    _, _, done = await stand.writer.do(moves.Cancel(held, "shop"))
+    _, done = await stand.writer.do(moves.Cancel(held, "shop"))
     assert done
 
 
@@ -438,9 +438,9 @@ async def test_a_key_pruned_between_two_looks(
     with monkeypatch.context() as patch:
         patch.setattr(queues, "known_keys", after_prune)
         again = await stand.writer.do(enqueue(key="k"))
-    assert (again.replayed, again.message["id"] == first) == (False, False)
+    assert (again.replayed, again.shape["id"] == first) == (False, False)
     third = await stand.writer.do(enqueue(key="k"))
-    assert (third.replayed, third.message["id"]) == (True, again.message["id"])
+    assert (third.replayed, third.shape["id"]) == (True, again.shape["id"])
     await stand.check()
 
 
