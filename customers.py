@@ -3,7 +3,7 @@
 import secrets
 
 from database import Session
-from errors import CustomerExists
+from errors import CustomerExists, CustomerInactive
 from models import Customer
 
 
@@ -19,3 +19,14 @@ async def create(session: Session, email: str | None, now: int) -> str:
     fresh = f"c-{secrets.token_hex(10)}"
     await Customer.create(using_db=session.orm, id=fresh, email=address, created_at=now)
     return fresh
+
+
+async def demand_active(session: Session, customer: str) -> None:
+    """Refuse a customer who was deactivated; who stands in no directory is nobody's to refuse.
+
+    Raises:
+        CustomerInactive: he places no orders.
+    """
+    rows = await session.fetch("SELECT active FROM customers WHERE id = $1", customer)
+    if rows and not rows[0]["active"]:
+        raise CustomerInactive

@@ -15,6 +15,7 @@ import signal
 import threading
 import time
 import traceback
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -364,7 +365,34 @@ def freeze_with_key(found: Pair, place: Place) -> None:
     assert found.ledger.faults() == []
 
 
-FREEZES = {"head": freeze_with_head, "row": freeze_with_row, "key": freeze_with_key}
+def freeze_with_stock(found: Pair, place: Place) -> None:
+    """It has locked the stock of a product that everybody wants."""
+    house = found.house
+    queue, sku = house.queue(), f"hot-{uuid.uuid4().hex[:8]}"
+    received = house.client("admin").post(f"/products/{sku}/stock/receive", json={"quantity": 2})
+    assert received.status_code == 200, received.text
+    wish = {"customer": "c-7", "items": [{"sku": sku, "quantity": 1}]}
+
+    def buy(process: int) -> httpx.Response:
+        return house.client("producer", process).post(f"/queues/{queue}/messages", json=wish)
+
+    trap = found.proxy.arm("FROM stock WHERE sku", place)
+    held = found.later(lambda: buy(FIRST))
+    with frozen(found, trap):
+        assert in_time(lambda: buy(SECOND)).status_code == 201
+        assert in_time(lambda: post(house, SECOND, queue)).status_code == 201
+    sold = 1 + (held.result(30).status_code == 201)
+    level = house.client("admin").get(f"/products/{sku}/stock").json()
+    assert (level["reserved"], level["on_hand"]) == (sold, 2)
+    went_on(found, queue, held.result(30), 2)
+
+
+FREEZES = {
+    "head": freeze_with_head,
+    "row": freeze_with_row,
+    "key": freeze_with_key,
+    "stock": freeze_with_stock,
+}
 
 
 def went_on(found: Pair, queue: str, answer: httpx.Response, others: int) -> None:

@@ -30,10 +30,16 @@ def test_a_line_cut_at_the_commit_does_it_once(found: Pair, verb: str, committed
 
 @pytest.mark.parametrize(
     "what, place",
-    [("head", Place.AFTER), ("head", Place.HALF), ("row", Place.AFTER), ("key", Place.AFTER)],
+    [
+        ("head", Place.AFTER),
+        ("head", Place.HALF),
+        ("row", Place.AFTER),
+        ("key", Place.AFTER),
+        ("stock", Place.AFTER),
+    ],
 )
 def test_a_frozen_process_does_not_stop_the_others(found: Pair, what: str, place: Place) -> None:
-    """Frozen with the head, a message or a key: the others answer within 5 s.
+    """Frozen with the head, a message, a key or a product: the others answer within 5 s.
 
     Stopped half-way through a request its backend is `active`: no timeout of PostgreSQL
     ends that, only the other processes do.

@@ -1,4 +1,4 @@
-"""A process frozen while it holds the head, a message or a key: 30 times each, in two states."""
+"""A process frozen with the head, a message, a key, a hot product: 30 times each, two ways."""
 
 import httpx
 
