@@ -58,6 +58,7 @@ import openapi
 import pages
 import queues
 import schemas
+import snapshots
 import stock
 import texts
 import upkeep
@@ -1589,10 +1590,12 @@ async def authorised(topics: Sequence[str], who: Principal | None) -> frozenset[
 
 
 async def start_of(request: Request, query: schemas.EventsQuery) -> Start:
-    """Where a stream begins: `Last-Event-ID`, else `last_event_id`, else `since`."""
+    """Where a stream begins: `Last-Event-ID`, `last_event_id`, else a snapshot or `since`."""
     resume = request.headers.get("last-event-id") or query.last_event_id
     if resume:
         return Start.resume(resume)
+    if query.snapshot:
+        return Start.snapshot()
     if query.since in (None, "now"):
         return Start.now()
     return Start.after(service.hub.epoch, await since(query.since or ""))
@@ -1623,7 +1626,9 @@ async def stream_events(request: Request, query: schemas.EventsQuery, who: Maybe
     owner = Owner(who, request.client.host if request.client else "unknown")
     service.streams.admit(owner)
     try:
-        greeting = None
+        greeting = snapshot = None
+        if query.snapshot:
+            snapshot = functools.partial(snapshots.read, service.db, topics)
         if "queues" in topics:
             greeting = functools.partial(upkeep.counts_frames, service.db, None)
         subscriber = service.hub.subscribe(
@@ -1631,6 +1636,7 @@ async def stream_events(request: Request, query: schemas.EventsQuery, who: Maybe
             start,
             owner=owner,
             expires_at=None if who is None else who.expires_at,
+            snapshot=snapshot,
             greeting=greeting,
         )
     except BaseException:

@@ -575,6 +575,16 @@ async def page(
     return shapes, make_cursor(shapes[-1]["name"], {"prefix": prefix}) if more else None
 
 
+async def live(session: Session, name: str | None, limit: int) -> list[dict[str, Any]]:
+    """The live queue of a name, or all of them (None) by name, counts included."""
+    where = " WHERE q.deleted_at IS NULL AND ($1::text IS NULL OR q.name = $1)"
+    if session.dialect is Dialect.SQLITE:
+        where = where.replace("::text", "")
+    order = f" ORDER BY q.name{_BYTEWISE[session.dialect]} LIMIT $2"
+    rows = await session.fetch(DESCRIBE[session.dialect] + where + order, name, limit)
+    return [queue_shape(row) for row in rows]
+
+
 async def counts(session: Session, names: Sequence[str] | None) -> list[dict[str, Any]]:
     """What the `counts` of a stream say of some live queues, or of all (None), by name."""
     where = " WHERE q.deleted_at IS NULL"
@@ -684,20 +694,26 @@ async def list_messages(
     return [(read_message(row), row["queue_name"]) for row in rows]
 
 
-async def find(session: Session, message_id: str) -> tuple[Message, str]:
-    """A message and the name of its queue.
-
-    Raises:
-        NotFound: no such message.
-    """
+async def find_or_none(session: Session, message_id: str) -> tuple[Message, str] | None:
+    """A message and the name of its queue; None if there is no such message."""
     rows = await session.fetch(
         f"SELECT {PREFIXED}, q.name AS queue_name FROM messages m"
         " JOIN queues q ON q.id = m.queue_id WHERE m.id = $1",
         message_id,
     )
-    if not rows:
+    return (read_message(rows[0]), rows[0]["queue_name"]) if rows else None
+
+
+async def find(session: Session, message_id: str) -> tuple[Message, str]:
+    """The same where there must be one.
+
+    Raises:
+        NotFound: no such message.
+    """
+    found = await find_or_none(session, message_id)
+    if found is None:
         raise NotFound  # in the words for what is another's: nobody learns which it is
-    return read_message(rows[0]), rows[0]["queue_name"]
+    return found
 
 
 async def customers_of(session: Session, ids: Sequence[str]) -> dict[str, str]:

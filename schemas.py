@@ -13,7 +13,16 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError, to_json
 
 import instants
@@ -570,8 +579,16 @@ class EventsQuery(Query):
 
     topic: Annotated[list[Topic], Field(max_length=64)] = Field(default_factory=list)
     last_event_id: Text | None = None  # what cannot be a cursor is answered by a reset
+    snapshot: Annotated[bool, BeforeValidator(_flag)] = False
     since: Since | None = None
     ticket: Annotated[str, Field(max_length=16_384)] | None = None
+
+    @field_validator("since")
+    @classmethod
+    def _one_start(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if info.data.get("snapshot") and value is not None:
+            raise PydanticCustomError("start", "a snapshot is of now: leave out since")
+        return value
 
 
 class HistoryQuery(Query):

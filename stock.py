@@ -378,6 +378,12 @@ async def find(session: Session, skus: Sequence[str]) -> dict[str, Level]:
     return {row["sku"]: _level(row) for row in await session.fetch(sql, as_array(dialect, skus))}
 
 
+async def first(session: Session, limit: int) -> list[Level]:
+    """The first levels by SKU."""
+    rows = await session.fetch(f"SELECT {LEVEL} FROM stock ORDER BY sku LIMIT $1", limit)
+    return [_level(row) for row in rows]
+
+
 async def get(database: Database, sku: str) -> Level:
     """
     Raises:

@@ -17,7 +17,7 @@ LEVELS = (
     {"accounts", "moves"},
     {"queues"},
     {"writer"},
-    {"upkeep", "orders"},
+    {"orders", "snapshots", "upkeep"},
     {"demo", "doctor", "edge", "openapi", "service"},
     {"main", "cli"},
 )
