@@ -273,7 +273,7 @@ class Accounts:
         async with self._db.transaction() as session:
             await _bump(session)
             await self._refuse_taken(session, username)
-            customer = await customers.create(session, email, await database.now(session))
+            customer = (await customers.create(session, {"email": email}))["id"]
             return await self._create(session, username, hashed, [Role.CUSTOMER], customer)
 
     async def create(
@@ -338,6 +338,24 @@ class Accounts:
             self.revoked.add(row_id, ends_at)
         self._cache.clear()
         return account
+
+    async def erase_customer(self, customer: str) -> dict[str, Any]:
+        """Forget a customer, and end the accounts that were his; the customer as he is now.
+
+        Raises:
+            NotFound: no such customer.
+            LastAdmin: nobody would be left to administer.
+        """
+        async with self._db.transaction() as session:
+            shape = await customers.erase(session, customer)
+            await _bump(session)
+            his = Account.filter(customer=customer, active=True)
+            for account in await his.using_db(session.orm):
+                self._apply(account, {"active": False}, None)
+                await account.save(using_db=session.orm)
+            await self._refuse_no_admin(session)
+        self._cache.clear()
+        return shape
 
     async def _spare(
         self, session: Session, keep: Principal | None, before: int, after: int

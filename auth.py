@@ -348,7 +348,8 @@ class Signer:
         if not 1 <= len(named) <= _TICKET_TOPICS:
             raise errors.Invalid(f"A ticket names 1 to {_TICKET_TOPICS} topics.")
         for topic in named:
-            parse_topic(topic)
+            if not is_favourites(topic):
+                parse_topic(topic)
         if len(nonce) != _NONCE_BYTES or not USERNAME.fullmatch(owner) or max_streams < 1:
             raise ValueError("not an owner, a nonce or a number of streams")
         head = _ticket_head(expires_at // 1000, max_streams, ticket_generation, nonce)
@@ -704,8 +705,10 @@ _UUID7 = r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}"
 _TOPIC = re.compile(
     rf"(order):({_UUID7})|(customer|stock):({_NAME})"
-    r"|(queue):([a-z0-9][a-z0-9._-]{0,63})|(queues|stock)()"
+    r"|(queue):([a-z0-9][a-z0-9._-]{0,63})|(queues|stock|favourites)()"
 )
+FAVOURITES = "favourites"
+_WHOSE = re.compile(rf"{FAVOURITES}:{_NAME}")  # what it stands for: never said from outside
 _FOLLOWERS = {
     "order": STAFF,
     "customer": STAFF - {Role.WORKER},
@@ -762,10 +765,38 @@ def may_follow(
     kind, name = parse_topic(topic)
     if kind == "stock" and public_stock:
         return Access.ALLOWED
+    if kind == FAVOURITES:
+        return _favourites_access(principal)
     if kind == "order":
         return _order_access(principal, topic, order_customer, _FOLLOWERS[kind])
     own = principal.owns(name) if principal and kind == "customer" else None
     return _judge(principal, topic, _FOLLOWERS[kind], own)
+
+
+def _favourites_access(principal: Principal | None) -> Access:
+    """Whoever has a customer id has favourites."""
+    if principal is None:
+        return Access.ANONYMOUS
+    return Access.ALLOWED if _whose_favourites(principal) else Access.HIDDEN
+
+
+def is_favourites(topic: str) -> bool:
+    """Whether it is the topic of somebody's favourites, as `followed` names it."""
+    return _WHOSE.fullmatch(topic) is not None
+
+
+def _whose_favourites(principal: Principal) -> frozenset[str]:
+    if principal.kind == "ticket":
+        return frozenset(filter(is_favourites, principal.topics))
+    return frozenset(() if principal.customer is None else {f"{FAVOURITES}:{principal.customer}"})
+
+
+def followed(principal: Principal | None, topics: Iterable[str]) -> frozenset[str]:
+    """The topics of a call that was allowed, `favourites` as whose they are."""
+    named = frozenset(topics)
+    if principal is None or FAVOURITES not in named:
+        return named
+    return named - {FAVOURITES} | _whose_favourites(principal)
 
 
 def may_read_order(

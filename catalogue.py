@@ -1,10 +1,17 @@
 """The catalogue: what is for sale, at which price, from when, how many at once."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
-from database import Dialect, Session, as_array
-from instants import stamp
+import stock
+from database import Database, Dialect, Row, Session, as_array, now
+from errors import BelowReserved, Invalid, NotFound, ProductExists, VersionMismatch
+from instants import stamp, stamp_or_none
+from schemas import MAX_BLOB, SKU, ProductIn, make_cursor, read_cursor
+from stock import Level, stock_shape
 
 # --- terms of sale --------------------------------------------------------------------
 
@@ -54,3 +61,296 @@ async def terms(session: Session, skus: Sequence[str]) -> tuple[int, dict[str, T
         if row["sku"] is not None
     }
     return int(rows[0]["now"]), found
+
+
+# --- a product ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A copy of a row of `products`, without the columns that are made from it."""
+
+    sku: str
+    name: str
+    price_cents: int
+    currency: str
+    attributes: str  # JSON object, its keys sorted: the same attributes are the same text
+    available_from: int | None
+    max_per_order: int | None
+    active: bool
+    version: int
+    created_at: int
+    updated_at: int
+
+
+COLUMNS = [field.name for field in fields(Product)]
+MADE = ["artist", "genre", "release_year", "words"]  # of the attributes and the name
+MAX_MARK = 200  # characters of an artist or genre that can be filtered by
+MAX_YEAR = 9_999
+
+
+def folded(text: str) -> str:
+    """A text without its case; here, since the two databases do not fold alike."""
+    return text.casefold()
+
+
+def _mark(value: Any) -> str | None:
+    mark = folded(value) if isinstance(value, str) else ""
+    return mark if 0 < len(mark) <= MAX_MARK else None
+
+
+def _year(value: Any) -> int | None:
+    """A year that can be filtered by; JSON's true is an int in Python."""
+    return value if type(value) is int and 0 <= value <= MAX_YEAR else None
+
+
+def _as_text(attributes: Mapping[str, Any]) -> str:
+    return json.dumps(attributes, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _new(given: ProductIn, at: int) -> Product:
+    values = {name: getattr(given, name) for name in ProductIn.model_fields}
+    values["attributes"] = _as_text(given.attributes)
+    return Product(**values, version=1, created_at=at, updated_at=at)
+
+
+def _changed(product: Product, changes: Mapping[str, Any]) -> Product:
+    """The product with some fields as they are now; a null name or price says nothing."""
+    values: dict[str, Any] = {
+        name: value
+        for name, value in changes.items()
+        if value is not None or name not in ("name", "price_cents")
+    }
+    if "attributes" in values:
+        values["attributes"] = _as_text(values["attributes"])
+    return replace(product, **values)
+
+
+def _values(product: Product) -> list[Any]:
+    """The values of a row: the product's own, then what is made to search by."""
+    attributes = json.loads(product.attributes)
+    artist = attributes.get("artist")
+    words = [product.name, artist] if isinstance(artist, str) else [product.name]
+    return [
+        *(getattr(product, name) for name in COLUMNS),
+        _mark(artist),
+        _mark(attributes.get("genre")),
+        _year(attributes.get("release_year")),
+        "\n".join(map(folded, words)),
+    ]
+
+
+# --- writing --------------------------------------------------------------------------
+
+INSERT = (
+    f"INSERT INTO products ({', '.join([*COLUMNS, *MADE])})"
+    f" VALUES ({', '.join(f'${n}' for n in range(1, len(COLUMNS + MADE) + 1))}) ON CONFLICT"
+)
+CREATE = f"{INSERT} DO NOTHING RETURNING sku"
+KEPT = ("sku", "version", "created_at")
+TAKEN = ", ".join(f"{name} = excluded.{name}" for name in [*COLUMNS, *MADE] if name not in KEPT)
+PUT = f"{INSERT} (sku) DO UPDATE SET {TAKEN}, version = products.version + 1"
+LOCK = {
+    Dialect.POSTGRES: f"SELECT {', '.join(COLUMNS)} FROM products WHERE sku = ANY($1::text[])"
+    " ORDER BY sku FOR UPDATE",
+    Dialect.SQLITE: f"SELECT {', '.join(COLUMNS)} FROM products"
+    " WHERE sku IN (SELECT value FROM json_each($1))",
+}
+UNKNOWN = "There is no such product."
+
+
+async def create(database: Database, given: ProductIn) -> dict[str, Any]:
+    """A new product.
+
+    Raises:
+        ProductExists: there is one of that SKU, perhaps an inactive one.
+    """
+    async with database.transaction() as session:
+        made = _new(given, await now(session))
+        if not await session.fetch(CREATE, *_values(made)):
+            raise ProductExists(f"There is a product '{given.sku}'.")
+        return await _described(session, given.sku, staff=True)
+
+
+async def update(
+    database: Database, sku: str, changes: Mapping[str, Any], if_match: int | None
+) -> dict[str, Any]:
+    """Change a product.
+
+    Raises:
+        NotFound: no such product.
+        VersionMismatch: `if_match` is not its version.
+        BelowReserved: it shall not be active any more, and some of it is reserved.
+    """
+    async with database.transaction() as session:
+        await _change(session, sku, changes, if_match)
+        return await _described(session, sku, staff=True)
+
+
+async def delete(database: Database, sku: str, if_match: int | None) -> None:
+    """Take a product off sale; it stays, inactive.
+
+    Raises:
+        NotFound, VersionMismatch, BelowReserved: as `update`.
+    """
+    async with database.transaction() as session:
+        await _change(session, sku, {"active": False}, if_match)
+
+
+async def _change(
+    session: Session, sku: str, changes: Mapping[str, Any], if_match: int | None
+) -> None:
+    levels: dict[str, Level] = {}
+    if changes.get("active") is False:
+        # A purchase locks the stock first and reads the terms after it: either it has
+        # reserved before this lock was given, or it finds the product inactive.
+        levels = await stock.lock(session, [sku])
+    before = (await _lock(session, [sku])).get(sku)
+    if before is None:
+        raise NotFound(UNKNOWN)
+    if if_match is not None and before.version != if_match:
+        raise VersionMismatch
+    after = _changed(before, changes)
+    if before.active and not after.active and sku in levels and levels[sku].reserved:
+        raise BelowReserved(f"{levels[sku].reserved} of it are reserved.")
+    if after != before:
+        await session.execute(PUT, *_values(replace(after, updated_at=await now(session))))
+
+
+async def _lock(session: Session, skus: Sequence[str]) -> dict[str, Product]:
+    """Copies of the rows of some SKUs, locked in their order."""
+    rows = await session.fetch(LOCK[session.dialect], as_array(session.dialect, skus))
+    return {row["sku"]: Product(*(row[name] for name in COLUMNS)) for row in rows}
+
+
+async def merge(database: Database, given: Sequence[ProductIn]) -> tuple[int, int]:
+    """Take over a price list, all of it or nothing; how many were new, and how many changed.
+
+    Of a product that is there it changes name, price, currency and the attributes it names;
+    all else stays.
+
+    Raises:
+        Invalid: the attributes of one would be too large.
+    """
+    ordered = sorted(given, key=lambda one: one.sku)
+    async with database.transaction() as session:
+        known = await _lock(session, [one.sku for one in ordered])
+        at = await now(session)
+        wanted = [_merged(known.get(one.sku), one, at) for one in ordered]
+        written = [one for one in wanted if one != known.get(one.sku)]
+        touched = [_values(replace(one, updated_at=at)) for one in written]
+        await session.executemany(PUT, touched)
+    new = sum(one.sku not in known for one in written)
+    return new, len(written) - new
+
+
+def _merged(known: Product | None, given: ProductIn, at: int) -> Product:
+    if known is None:
+        return _new(given, at)
+    attributes = _as_text({**json.loads(known.attributes), **given.attributes})
+    if len(attributes.encode()) > MAX_BLOB:
+        raise Invalid(f"{given.sku}: its attributes would be larger than 16 KiB")
+    return replace(
+        known,
+        name=given.name,
+        price_cents=given.price_cents,
+        currency=given.currency,
+        attributes=attributes,
+    )
+
+
+# --- reading --------------------------------------------------------------------------
+
+READ = (
+    f"SELECT {', '.join(f'p.{name}' for name in COLUMNS)},"
+    f" {', '.join(f's.{field.name} AS stock_{field.name}' for field in fields(Level))}"
+    " FROM products p LEFT JOIN stock s ON s.sku = p.sku WHERE"
+)
+SHOWN = " AND p.active"
+# No LIKE: what is searched for may have its wildcards.
+CONTAINS = {Dialect.POSTGRES: "strpos", Dialect.SQLITE: "instr"}
+CONDITIONS = {
+    "q": "{contains}(p.words, {value}) > 0",
+    "artist": "p.artist = {value}",
+    "genre": "p.genre = {value}",
+    "year_min": "p.release_year >= {value}",
+    "year_max": "p.release_year <= {value}",
+    "price_min": "p.price_cents >= {value}",
+    "price_max": "p.price_cents <= {value}",
+    "in_stock": "(s.sku IS NULL OR s.on_hand > s.reserved) = {value}",
+}
+SKU_SHAPE = re.compile(SKU)
+
+
+def _shape(row: Row, *, staff: bool) -> dict[str, Any]:
+    """A `Product`."""
+    counted = row["stock_sku"] is not None
+    level = Level(*(row[f"stock_{field.name}"] for field in fields(Level))) if counted else None
+    return {
+        "sku": row["sku"],
+        "name": row["name"],
+        "price_cents": row["price_cents"],
+        "currency": row["currency"],
+        "attributes": json.loads(row["attributes"]),
+        "available_from": stamp_or_none(row["available_from"]),
+        "max_per_order": row["max_per_order"],
+        "active": bool(row["active"]),
+        "stock": None if level is None else stock_shape(level, staff=staff),
+        "version": row["version"],
+        "created_at": stamp(row["created_at"]),
+        "updated_at": stamp(row["updated_at"]),
+    }
+
+
+async def _described(session: Session, sku: str, *, staff: bool) -> dict[str, Any]:
+    rows = await session.fetch(f"{READ} p.sku = $1{'' if staff else SHOWN}", sku)
+    if not rows:
+        raise NotFound(UNKNOWN)
+    return _shape(rows[0], staff=staff)
+
+
+async def get(database: Database, sku: str, *, staff: bool) -> dict[str, Any]:
+    """A product; `staff`: also an inactive one, and with all that is known of its stock.
+
+    Raises:
+        NotFound: no such product.
+    """
+    async with database.read() as session:
+        return await _described(session, sku, staff=staff)
+
+
+async def refuse_hidden(database: Database, sku: str) -> None:
+    """
+    Raises:
+        NotFound: there is such a product, but it is inactive: customers do not see its stock.
+    """
+    async with database.read() as session:
+        rows = await session.fetch("SELECT active FROM products WHERE sku = $1", sku)
+    if rows and not rows[0]["active"]:
+        raise NotFound(stock.UNKNOWN)
+
+
+async def page(
+    database: Database,
+    filters: Mapping[str, Any],
+    cursor: str | None,
+    limit: int,
+    *,
+    staff: bool,
+) -> tuple[list[dict[str, Any]], str | None]:
+    """Products by SKU, and the cursor of the next page. `filters`: see `CONDITIONS`.
+
+    Raises:
+        BadCursor: the cursor is not of this list.
+    """
+    bound = {"list": "products", **filters}
+    arguments: list[Any] = [read_cursor(cursor, bound, SKU_SHAPE) or ""]
+    async with database.read() as session:
+        where = f"{READ} p.sku > $1{'' if staff else SHOWN}"
+        for name, value in filters.items():
+            arguments.append(folded(value) if isinstance(value, str) else value)
+            place = {"contains": CONTAINS[session.dialect], "value": f"${len(arguments)}"}
+            where += f" AND {CONDITIONS[name].format(**place)}"
+        rows = await session.fetch(f"{where} ORDER BY p.sku LIMIT {limit + 1}", *arguments)
+    shapes = [_shape(row, staff=staff) for row in rows[:limit]]
+    return shapes, make_cursor(shapes[-1]["sku"], bound) if len(rows) > limit else None

@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
+import re
 import resource
 import shlex
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
@@ -20,17 +21,25 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+import audit
 import auth
+import catalogue
 import config
 import demo
 import doctor
 import logs
+import sheet
+import stock
 from accounts import ADMIN, Accounts, wall
 from auth import Kind, Signer
 from config import BadSettings, Settings
-from database import DRIVER_ERRORS, Database, Dialect
+from database import DRIVER_ERRORS, READ_SECONDS, Database, Dialect
+from errors import Problem
 from instants import DAY
 from models import Account
+from moves import Posted, Receive
+from schemas import CURRENCY, ProductIn
+from writer import Writer
 
 cli = typer.Typer(
     add_completion=False,
@@ -332,7 +341,7 @@ curl -N "{api}/events?since=earliest&ticket={ticket}"
 """
 
 
-# --- migrate, config, token, doctor ---------------------------------------------------
+# --- migrate, config, token, doctor, audit --------------------------------------------
 
 
 def with_database(current: Settings, work: Callable[[Database], Awaitable[T]]) -> T:
@@ -413,15 +422,20 @@ def token(
     """
     current = settings()
     logs.start("WARNING", current.log_format, current.log_file)
-    refuse_fresh(current)
+    refuse_absent(current)
+    refuse_keyless(current)
     typer.echo(with_database(current, lambda db: _token(db, current, username, days)))
 
 
-def refuse_fresh(current: Settings) -> None:
-    """Make neither a database nor a key: a token for them would open nothing."""
+def refuse_absent(current: Settings) -> None:
+    """Make no database: whoever looks for one has the wrong settings, or is too early."""
     db = Database(config.tortoise_orm(current))
     if db.dialect is Dialect.SQLITE and not db.path.exists():
         refuse(f"there is no database at {db.path} yet; start the service first")
+
+
+def refuse_keyless(current: Settings) -> None:
+    """Make no key: a token of it would open nothing."""
     if current.secret_key is None and not (current.data_dir / "secret-key").exists():
         refuse("there is no secret key; set FILAVIVA_SECRET_KEY or DATA_DIR as the service has it")
 
@@ -439,8 +453,8 @@ async def _token(db: Database, current: Settings, username: str, days: int) -> s
 def examine() -> None:
     """Check the whole installation.
 
-    Settings, files, disk, database, schema, counts, event log, Redis. It changes nothing,
-    and may run beside the service. Each line says ok, warn or fail, and what to do. The
+    Settings, files, disk, database, schema, Redis, and the audit. It changes nothing, and
+    may run beside the service. Each line says ok, warn or fail, and what to do. The
     status is 1 if anything failed.
 
     \b
@@ -462,6 +476,161 @@ def examine() -> None:
 
 
 COLOURS = {doctor.Level.OK: "green", doctor.Level.WARN: "yellow", doctor.Level.FAIL: "red"}
+
+
+@cli.command("audit")
+def compare(
+    repair: Annotated[
+        bool, typer.Option("--repair", help="First count again what is counted wrong.")
+    ] = False,
+    seconds: Annotated[
+        float,
+        typer.Option(min=0.1, max=3600, help="How long one snapshot may last; more slows writers."),
+    ] = READ_SECONDS,
+) -> None:
+    """Compare orders, counts, stock, its ledger and the event log.
+
+    Each difference is a line: the SKU, queue or order, what was found, what it should be.
+    It may run beside the service. The status is 1 if anything was found, or could not be
+    compared in time. --repair mends the counts of queues and nothing else, says what it
+    mended, and then compares; the service stands still while it counts.
+
+    \b
+    Examples:
+      python cli.py audit
+      python cli.py audit --repair
+      FILAVIVA_DATABASE_URL=postgres://user@replica/filaviva python cli.py audit --seconds 600
+    """
+    current = settings()
+    logs.start("CRITICAL", current.log_format, current.log_file)
+    refuse_absent(current)
+    if with_database(current, lambda db: _audit(db, seconds, repair=repair)):
+        raise typer.Exit(1)
+    typer.echo("nothing found")
+
+
+async def _audit(db: Database, seconds: float, *, repair: bool) -> int:
+    """Tell everything that is found; how much it was."""
+    for line in await audit.mend_counters(db, seconds) if repair else ():
+        typer.echo(f"mended: {line}")
+    found = 0
+    async for remark in audit.differences(db, seconds):
+        typer.echo(remark.text)
+        found += 1
+    return found
+
+
+# --- import ---------------------------------------------------------------------------
+
+STEP = 5_000  # products in one transaction: the service beside it waits no longer for it
+FAULTS = 20  # of a file that are told
+ONCE = "cli import"  # with a space: no key of a call over HTTP
+
+
+def three_capitals(value: str) -> str:
+    if re.fullmatch(CURRENCY, value) is None:
+        raise typer.BadParameter("three capital letters, as in BRL")
+    return value
+
+
+@cli.command("import")
+def import_products(
+    file: Annotated[Path, typer.Argument(help="A CSV file in UTF-8.")],
+    currency: Annotated[
+        str, typer.Option(help="Of all its prices.", callback=three_capitals)
+    ] = "BRL",
+    quantity: Annotated[
+        int | None,
+        typer.Option(
+            "--stock", min=1, max=10**9, help="Receive so many of each that is not counted yet."
+        ),
+    ] = None,
+) -> None:
+    """Create and change products from a CSV file.
+
+    Its first line names the columns: sku, title and price_cents; artist, genre and tracks become
+    attributes. All rows are checked before anything is written, and each fault is told with its
+    line. Of a product that is there, what the file does not name stays as it is; a file that
+    comes again changes nothing. It may run beside the service.
+
+    \b
+    Examples:
+      python cli.py import samples/discs.csv
+      python cli.py import samples/discs.csv --stock 20
+    """
+    current = settings()
+    logs.start("WARNING", current.log_format, current.log_file)
+    products = listed(current, file, currency)
+    refuse_absent(current)
+    for line in with_database(current, lambda db: _import(db, products, quantity)):
+        typer.echo(line)
+
+
+def listed(current: Settings, file: Path, currency: str) -> list[ProductIn]:
+    """The products of a file, or a line per fault and the end."""
+    try:
+        return sheet.read(file, currency)
+    except OSError as error:
+        refuse(sentence(current, error))
+    except sheet.BadSheet as bad:
+        for fault in bad.faults[:FAULTS]:
+            typer.echo(f"{file}: {fault}", err=True)
+        if len(bad.faults) > FAULTS:
+            typer.echo(f"{file}: and {len(bad.faults) - FAULTS} more", err=True)
+        raise typer.Exit(1) from None
+
+
+async def _import(
+    db: Database, products: Sequence[ProductIn], quantity: int | None
+) -> Sequence[str]:
+    """Write products, and perhaps their first stock; what there is to say of it."""
+    if lacking := await db.pending_migrations():
+        refuse(f"the schema lacks {', '.join(lacking)}: run `python cli.py migrate` first")
+    new = changed = 0
+    try:
+        for part in parts(products):
+            added, edited = await catalogue.merge(db, part)
+            new, changed = new + added, changed + edited
+        same = len(products) - new - changed
+        said = [f"{len(products)} products: {new} new, {changed} changed, {same} as they were"]
+        if quantity is not None:
+            said.append(f"{await stock_up(db, products, quantity)} of them received {quantity}")
+    except Problem as problem:
+        refuse(problem.detail)
+    return said
+
+
+def parts(products: Sequence[ProductIn]) -> Iterator[Sequence[ProductIn]]:
+    return (products[at : at + STEP] for at in range(0, len(products), STEP))
+
+
+async def stock_up(db: Database, products: Sequence[ProductIn], quantity: int) -> int:
+    """Receive some of each product that is not counted yet; of how many.
+
+    The service finds the events when it looks at the log, within a second.
+
+    Raises:
+        Problem: what the first that failed ran into; the others were received.
+    """
+    writer, received = Writer(db, lambda appended, events: None), 0
+    await writer.start()
+    try:
+        for part in parts(products):
+            async with db.read() as session:
+                counted = await stock.find(session, [one.sku for one in part])
+            done = await writer.do_many(
+                [
+                    Receive(one.sku, quantity, ADMIN, reason="import", key=ONCE)
+                    for one in part
+                    if one.sku not in counted
+                ]
+            )
+            for problem in (one for one in done if isinstance(one, Problem)):
+                raise problem
+            received += sum(isinstance(one, Posted) and not one.replayed for one in done)
+    finally:
+        await writer.stop()
+    return received
 
 
 # --- demo -----------------------------------------------------------------------------

@@ -1,15 +1,16 @@
 """The database: open and close, transactions, snapshots, the two dialects, migrations.
 
-Nothing here knows what is stored. Three doors lead in:
+Nothing here knows what is stored. Four doors lead in:
 
 - `Database.read()`: one statement or a few, each seeing what is committed now.
 - `Database.snapshot()`: several reads as of one instant, read-only, at most 5 s.
 - `Database.transaction()`: the rare writes (settings, accounts). It survives a cancelled
   caller: a connection is either given back clean or closed.
+- `Database.statement()`: one statement that writes, where many are wanted at once.
 
 The writer keeps a connection of its own (`Database.connect_writer`).
 
-All three give a `Session`: SQL with `$1`-style parameters, rows that are read by name.
+All four give a `Session`: SQL with `$1`-style parameters, rows that are read by name.
 `Session.orm` is what Tortoise's `using_db` wants.
 """
 
@@ -204,7 +205,7 @@ class SqliteSession:
         await self.connection.execute_fetchall(_numbered(sql), args)
 
     async def executemany(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
-        cursor = await self.connection.executemany(sql, rows)
+        cursor = await self.connection.executemany(_numbered(sql), rows)
         await cursor.close()
 
 
@@ -319,10 +320,10 @@ class Database:
                 yield PostgresSession(connection, client)
 
     @contextlib.asynccontextmanager
-    async def snapshot(self) -> AsyncIterator[Session]:
-        """A session whose statements all see one instant. Read-only, at most 5 s."""
+    async def snapshot(self, seconds: float = READ_SECONDS) -> AsyncIterator[Session]:
+        """A session whose statements all see one instant. Read-only, at most `seconds`."""
         door = self._sqlite_snapshot if self.dialect is Dialect.SQLITE else self._postgres_snapshot
-        async with door() as session, asyncio.timeout(READ_SECONDS):
+        async with door() as session, asyncio.timeout(seconds):
             yield session
 
     @contextlib.asynccontextmanager
@@ -337,6 +338,10 @@ class Database:
                 await _finish(connection.rollback())
                 await connection.execute_fetchall("BEGIN")
                 yield SqliteSession(connection, wrapper)
+            except BaseException:
+                # A statement that is given up goes on in its thread, and would be waited for.
+                await connection.interrupt()
+                raise
             finally:
                 await _finish(connection.rollback())
 
@@ -379,6 +384,19 @@ class Database:
         door = self._sqlite_write if self.dialect is Dialect.SQLITE else self._postgres_write
         async with door() as session:
             yield session
+
+    @contextlib.asynccontextmanager
+    async def statement(self) -> AsyncIterator[Session]:
+        """A session for one statement that writes; on PostgreSQL it is its own transaction.
+
+        That is less than half of the way there and back. It has to ask for durability itself.
+        """
+        if self.dialect is Dialect.SQLITE:
+            async with self._sqlite_write() as session:
+                yield session
+        else:
+            async with self._pooled() as (client, connection), asyncio.timeout(WRITE_SECONDS):
+                yield PostgresSession(connection, client)
 
     @contextlib.asynccontextmanager
     async def _postgres_write(self) -> AsyncIterator[Session]:

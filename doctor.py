@@ -4,12 +4,10 @@ Nothing here changes anything. The checks of the database read as of one instant
 after 5 s: on the primary a longer snapshot would slow every writer down.
 """
 
-import json
 import resource
 import shutil
 import stat
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from enum import StrEnum
@@ -21,12 +19,11 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+import audit
 import config
 import database
-import events
 from config import Settings
-from database import DRIVER_ERRORS, WRITER_NAME, Database, Dialect, Row
-from events import STATUSES
+from database import DRIVER_ERRORS, WRITER_NAME, Database, Dialect
 
 MIB = 1 << 20
 DISK_WARN = 1024 * MIB
@@ -35,10 +32,9 @@ SKEW_WARN_MS = 1_000
 SKEW_FAIL_MS = 60_000  # a token from that far ahead is refused
 SNAPSHOT_SECONDS = 5.0
 FROZEN_SECONDS = 3.0
-NEWEST = 10_000  # messages that are compared with their last event
 FILES_BESIDES = 256  # open files of a process besides its streams
 REDIS_SECONDS = 2.0
-NAMED = 3  # examples in a sentence
+NAMED = 3  # differences in a sentence
 
 
 class Level(StrEnum):
@@ -248,74 +244,19 @@ async def writers(db: Database) -> list[Finding]:
     return [warn("writers", text, advice)]
 
 
-KEPT = "SELECT q.name, c.* FROM queue_counts c JOIN queues q ON q.id = c.queue_id"
-COUNTED = "SELECT queue_id, status, count(*) AS n FROM messages GROUP BY queue_id, status"
-
-
-async def counters(db: Database) -> list[Finding]:
-    """The counters of each queue against its messages, counted in the same snapshot."""
-    async with db.snapshot() as session:
-        kept = await session.fetch(KEPT)
-        counted = await session.fetch(COUNTED)
-    found = Counter({(row["queue_id"], row["status"]): row["n"] for row in counted})
-    wrong = [
-        f"{row['name']} {status}: {row[status]:,} kept, {n:,} counted"
-        for row in kept
-        for status in STATUSES
-        if (n := found.pop((row["queue_id"], status), 0)) != row[status]
-    ]
-    wrong += [
-        f"queue {queue}, {status}: {n:,} without a counter" for (queue, status), n in found.items()
-    ]
-    if wrong:
-        return [fail("counters", "; ".join(wrong[:NAMED]), REPAIR)]
-    return [ok("counters", f"{sum(row['n'] for row in counted):,} messages, counted one by one")]
-
-
-REPAIR = "something else wrote into the tables; keep a copy for inspection, restore a backup"
-
-
-async def log(db: Database) -> list[Finding]:
-    """Above the floor no number is missing: what streams are promised rests on it."""
-    async with db.snapshot() as session:
-        now = await events.look(session)
-        row = (
-            await session.fetch(
-                "SELECT count(*) AS n, max(seq) AS last FROM events WHERE seq > $1", now.floor
-            )
-        )[0]
-    last = now.floor if row["last"] is None else row["last"]
-    if last > now.head:
-        return [fail("event log", f"it goes on to {last:,}, the head says {now.head:,}", REPAIR)]
-    missing = now.head - now.floor - row["n"]
-    if missing:
-        text = f"{missing:,} of the events {now.floor + 1:,} to {now.head:,} are missing"
-        return [fail("event log", text, REPAIR)]
-    return [ok("event log", f"{row['n']:,} events without a gap, up to {now.head:,}")]
-
-
-LAST_EVENTS = (
-    "SELECT m.id, m.version, m.status, e.data FROM"
-    " (SELECT id, version, status FROM messages ORDER BY id DESC LIMIT $1) m"
-    " LEFT JOIN events e ON e.message = m.id"
-    " AND e.seq = (SELECT max(l.seq) FROM events l WHERE l.message = m.id)"
-)
-
-
-async def versions(db: Database) -> list[Finding]:
-    """The newest messages say what their last events say."""
-    async with db.snapshot() as session:
-        rows = await session.fetch(LAST_EVENTS, NEWEST)
-    wrong = [str(row["id"]) for row in rows if not _told(row)]
-    if wrong:
-        text = f"{len(wrong):,} differ from their last event: {', '.join(wrong[:NAMED])}"
-        return [fail("messages", text, REPAIR)]
-    return [ok("messages", f"the newest {len(rows):,} are as their last events say")]
-
-
-def _told(row: Row) -> bool:
-    data = json.loads(row["data"] or "{}")
-    return (data.get("version"), data.get("status")) == (row["version"], row["status"])
+async def books(db: Database) -> list[Finding]:
+    """The audit: its first lines, and how many more there are."""
+    found, wrong, first = 0, False, []
+    async for remark in audit.differences(db):
+        found += 1
+        wrong = wrong or remark.wrong
+        if found <= NAMED:
+            first.append(remark.text)
+    if not found:
+        return [ok("audit", "orders, counts, stock, ledger and event log agree")]
+    more = f"; {found - NAMED:,} more" if found > NAMED else ""
+    advice = "run `python cli.py audit`: it names everything"
+    return [Finding(Level.FAIL if wrong else Level.WARN, "audit", "; ".join(first) + more, advice)]
 
 
 CHECKS: dict[str, Check] = {
@@ -324,9 +265,7 @@ CHECKS: dict[str, Check] = {
     "clock": clock,
     "snapshots": snapshots,
     "writers": writers,
-    "counters": counters,
-    "event log": log,
-    "messages": versions,
+    "audit": books,
 }
 
 

@@ -124,14 +124,20 @@ COUNT_SQLITE = (
     f"UPDATE queue_counts SET {', '.join(f'{s} = {s} + ?' for s in STATUSES)} WHERE queue_id = ?"
 )
 
-# Changing a queue takes the head first, whatever the version is, and raises it.
-TAKE_FOR_QUEUES = {
-    dialect: f"""
-UPDATE stream SET head = head + 1, queues_version = queues_version + 1,
+
+def _take_one(more: str = "") -> dict[Dialect, str]:
+    return {
+        dialect: f"""
+UPDATE stream SET head = head + 1{more},
     at = {"greatest" if dialect is Dialect.POSTGRES else "max"}(at, {dialect.clock})
 RETURNING head, at, epoch"""
-    for dialect in Dialect
-}
+        for dialect in Dialect
+    }
+
+
+TAKE_ONE = _take_one()
+# Changing a queue takes the head first, whatever the version is, and raises it.
+TAKE_FOR_QUEUES = _take_one(", queues_version = queues_version + 1")
 
 
 def _columns(events: Sequence[Event]) -> list[list[str | None]]:
@@ -193,6 +199,12 @@ async def _append_sqlite(
         await session.executemany(COUNT_SQLITE, list(zip(*deltas, queues, strict=True)))
 
 
+async def take_one(session: Session) -> Appended:
+    """Take one number, whatever the queues are; the writers wait from here to the commit."""
+    rows = await session.fetch(TAKE_ONE[session.dialect])
+    return _appended(rows[0], 1)
+
+
 async def take_for_queues(session: Session) -> Appended:
     """Take one number for a change of a queue: from here on its counters are exact."""
     rows = await session.fetch(TAKE_FOR_QUEUES[session.dialect])
@@ -216,7 +228,7 @@ async def batch_at(session: Session, seq: int) -> str | None:
 
 
 async def log_one(session: Session, taken: Appended, batch: str, event: Event) -> None:
-    """Write the event whose number was taken by `take_for_queues`."""
+    """Write the event whose number was taken by `take_one` or `take_for_queues`."""
     values = [column[0] for column in _columns([event])]
     if session.dialect is Dialect.SQLITE:
         await session.execute(LOG_SQLITE, taken.first, *values, batch, taken.at)
@@ -230,12 +242,15 @@ async def log_one(session: Session, taken: Appended, batch: str, event: Event) -
 # --- the envelope ---------------------------------------------------------------------
 
 
+_SOURCES = {"stock": "/products/", "favourites": "/customers/"}
+
+
 def envelope(epoch: str, seq: int, at: int, event: Event) -> str:
     """The CloudEvent 1.0 as one line of JSON."""
     kind, _, subject = event.subject.partition(":")
-    source = f"/products/{subject}"
-    if kind != "stock":
-        source = f"/queues/{event.from_queue or event.queue}"
+    source = f"/queues/{event.from_queue or event.queue}"
+    if kind in _SOURCES:
+        source = _SOURCES[kind] + subject
     return (
         f'{{"specversion":"1.0","id":"{epoch}-{seq}","source":"{source}",'
         f'"type":"{event.type}","subject":"{subject}","time":"{stamp(at)}","data":{event.data}}}'
@@ -258,7 +273,7 @@ def topics_of(event: Event) -> tuple[str, ...]:
 def frame(epoch: str, seq: int, at: int, event: Event) -> Frame:
     """The event as streams carry it: the same bytes for every reader."""
     text = f"id: {epoch}-{seq}\nevent: {event.type}\ndata: {envelope(epoch, seq, at, event)}\n\n"
-    return Frame(seq, event.type, topics_of(event), event.wakes, text.encode())
+    return Frame(seq, at, event.type, topics_of(event), event.wakes, text.encode())
 
 
 def frames(appended: Appended, events: Iterable[Event]) -> list[Frame]:
@@ -310,16 +325,19 @@ class Wanted:
     @classmethod
     def of(cls, topics: Iterable[str]) -> "Wanted":
         chosen = sorted(topics)
-        named: dict[str, list[str]] = {"order": [], "customer": [], "queue": [], "stock": []}
+        named: dict[str, list[str]] = {"order": [], "customer": [], "queue": []}
+        subjects: list[str] = []
         for topic in chosen:
             kind, colon, name = topic.partition(":")
-            if colon:
+            if kind in named:
                 named[kind].append(name)
+            elif colon:
+                subjects.append(topic)
         return cls(
             named["order"],
             named["customer"],
             named["queue"],
-            [f"stock:{sku}" for sku in named["stock"]],
+            subjects,
             "queues" in chosen,
             "stock" in chosen,
         )
@@ -560,7 +578,7 @@ def encode(epoch: str, first: int, batch: Sequence[Frame]) -> bytes:
     head: dict[str, Any] = {"epoch": epoch, "first": first, "head": first + len(batch) - 1}
     if size > PAYLOAD_BYTES:
         return to_json(head)
-    head["frames"] = [[f.kind, f.topics, f.wakes, len(f.data)] for f in batch]
+    head["frames"] = [[f.at, f.kind, f.topics, f.wakes, len(f.data)] for f in batch]
     return to_json(head) + b"\n" + b"".join(f.data for f in batch)
 
 
@@ -584,8 +602,10 @@ def decode(payload: bytes) -> Payload:
         head = json.loads(line)
         batch: list[Frame] = []
         start = 0
-        for seq, (kind, topics, wakes, size) in enumerate(head.get("frames", ()), head["first"]):
-            batch.append(Frame(seq, kind, tuple(topics), wakes, blob[start : start + size]))
+        for seq, said in enumerate(head.get("frames", ()), head["first"]):
+            at, kind, topics, wakes, size = said
+            data = blob[start : start + size]
+            batch.append(Frame(seq, at, kind, tuple(topics), wakes, data))
             start += size
         if start != len(blob):
             raise ValueError("sizes and bytes differ")

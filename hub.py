@@ -9,6 +9,10 @@ group within a tick is joined once, and each of its streams makes one write of t
 bytes. A stream holds a cursor, never a pile: while it writes or lags it is given nothing,
 and afterwards it reads on from its cursor, out of the ring or, further back, the log.
 
+Of some kinds of events only the newest counts. Where nothing else is due, a group gets
+those at intervals, and of each subject the last one: a thousand streams that watch how a
+shelf empties are written to ten times a second, not at every sale.
+
 Everything runs on one event loop and nothing here is opened at import. Durations are in
 seconds of the loop's clock, wall times in milliseconds since 1970 UTC.
 """
@@ -50,6 +54,7 @@ class Frame:
     """One event, finished: the same bytes for every reader, live and replayed."""
 
     seq: int
+    at: int  # when it was committed
     kind: str  # the event's type, e.g. "order.processing"
     topics: tuple[str, ...]  # all it matches, e.g. ("order:…", "customer:c-7", "queue:picking")
     wakes: str | None  # the queue in which a message became claimable at once
@@ -80,6 +85,7 @@ class Snapshot:
 ReadLog = Callable[[int, frozenset[str] | None], Awaitable[Window]]
 ReadSnapshot = Callable[[], Awaitable[Snapshot]]
 ReadGreeting = Callable[[], Awaitable[Sequence[bytes]]]
+ReadTopics = Callable[[], Awaitable[Collection[str]]]
 Write = Callable[[bytes], Awaitable[None]]
 
 
@@ -128,6 +134,7 @@ class Limits:
     notes_bytes: int = 256 << 10  # control frames kept for a stream that is busy
     log_reads: int = 4  # replays that read the log at the same time
     tick: float = 0.005  # least time between two ticks
+    supersede: float = 0.1  # within it an event may be replaced by a newer one, and is held
     gap: float = 0.005  # time a gap has to close by itself
     retry: float = 0.25  # after a read of the log failed
     read: float = 10  # a read of the log, the wait for its turn included
@@ -144,6 +151,7 @@ class Stats:
     streams: int = 0  # open now
     opened: int = 0
     delivered: int = 0  # events handed to streams
+    left_out: int = 0  # events that a newer one replaced; once for all streams of a group
     resets: int = 0
     slow: int = 0  # streams ended because they did not read
     gaps: int = 0  # that did not close by themselves
@@ -330,39 +338,79 @@ class _Wheel:
 
 
 class _Group:
-    """All streams of the same topics, and what is due for them at the next tick."""
+    """All streams of the same topics, and what is due for them: at the next tick if it is
+    `called` to it, else when its rest is over.
+    """
 
-    __slots__ = ("due", "members", "notes", "size", "topics")
+    __slots__ = (
+        "called",
+        "due",
+        "left_out",
+        "members",
+        "newest",
+        "notes",
+        "rests_until",
+        "size",
+        "topics",
+    )
 
     def __init__(self, topics: frozenset[str]) -> None:
         self.topics = topics
         self.members: set[Subscriber] = set()
+        self.rests_until = 0.0  # what may be replaced is held until then; 0: it is not
         self.clear()
 
     def clear(self) -> None:
-        self.due: list[Frame] = []
+        self.due: dict[int, Frame] = {}  # in order of their numbers
+        # What may be replaced, by kind and subject: its number, and when the oldest event was
+        # committed in whose place it stands.
+        self.newest: dict[tuple[str, str], tuple[int, int]] = {}
         self.notes: list[bytes] = []
         self.size = 0  # bytes in `due`
+        self.called = False
+        self.left_out = 0
 
     def add(self, frame: Frame) -> bool:
-        """True if this made the group due. An event counts once, whatever topics match."""
-        due = self.due
-        if due and due[-1] is frame:
+        """True if this calls the group. An event counts once, whatever topics match."""
+        if frame.seq in self.due:
             return False
-        due.append(frame)
+        self._append(frame)
+        return self._call()
+
+    def renew(self, frame: Frame, key: tuple[str, str], since: int) -> bool:
+        """The same for an event that may replace one of the same key, if that stands for
+        nothing that was committed before `since`.
+        """
+        if frame.seq in self.due:
+            return False
+        older, oldest = self.newest.get(key, (0, 0))
+        if older and oldest >= since:
+            self.size -= len(self.due.pop(older).data)
+            self.left_out += 1
+        else:
+            oldest = frame.at
+        self._append(frame)
+        self.newest[key] = (frame.seq, oldest)
+        return not self.rests_until and self._call()
+
+    def _append(self, frame: Frame) -> None:
+        self.due[frame.seq] = frame
         self.size += len(frame.data)
-        return len(due) == 1 and not self.notes
 
     def note(self, data: bytes) -> bool:
         self.notes.append(data)
-        return len(self.notes) == 1 and not self.due
+        return self._call()
+
+    def _call(self) -> bool:
+        called, self.called = self.called, True
+        return not called
 
     def flush(self, head: int, now: float, limit: int) -> int:
         """Hands what is due to every stream that waits; the others read it later.
 
         Returns the number of deliveries.
         """
-        due, size, notes = self.due, self.size, b"".join(self.notes)
+        due, size, notes = list(self.due.values()), self.size, b"".join(self.notes)
         self.clear()
         if size > limit:
             self._send_back(notes)
@@ -400,6 +448,8 @@ class Subscriber:
 
     __slots__ = (
         "behind",  # events may have gone by since `cursor`
+        "choose",
+        "choosing",  # its topics are to be read again
         "cursor",  # numbers up to here are given, or not of its topics
         "ending",  # (reason, reconnect_ms) once it shall end
         "ends_at",  # of the credential or the lifetime, loop time
@@ -433,9 +483,11 @@ class Subscriber:
         owner: object,
         snapshot: ReadSnapshot | None,
         greeting: ReadGreeting | None,
+        choose: ReadTopics | None,
     ) -> None:
         self.hub, self.group, self.start, self.owner = hub, group, start, owner
-        self.snapshot, self.greeting = snapshot, greeting
+        self.snapshot, self.greeting, self.choose = snapshot, greeting, choose
+        self.choosing = choose is not None
         self.cursor = self.told = hub.head
         self.told_at = self.sent_at = hub.now()
         self.writing_since = 0.0
@@ -484,6 +536,11 @@ class Subscriber:
         if fresh or notes:
             self.wake(b"".join([*(frame.data for frame in fresh), notes]))
         return len(fresh)
+
+    def choose_again(self) -> None:
+        """Its topics change: it goes no further than here before it knows them."""
+        self.choosing = self.choose is not None
+        self.wake(None)
 
     def restart(self, reason: str) -> None:
         self.reset = reason
@@ -562,6 +619,8 @@ class Subscriber:
         while self.ending is None:
             if self.reset is not None:
                 await self._tell_reset()
+            elif self.choosing:
+                await self._choose()
             elif self.snapshot_due:
                 await self._tell_snapshot()
             elif self.greet:
@@ -638,9 +697,17 @@ class Subscriber:
         self.behind = True
         self.snapshot_due = self.snapshot is not None
         self.greet = self.greeting is not None
+        self.choosing = self.choose is not None
         self._move(hub.head)
         hub.stats.resets += 1
         await self._put(control("reset", data, None if self.snapshot_due else head))
+
+    async def _choose(self) -> None:
+        """Read the topics as of now, and go on from the cursor with those."""
+        self.choosing = False
+        topics = await self._ask(self.hub.choose(self.choose)) if self.choose else None
+        if topics is not None:
+            self.hub.regroup(self, frozenset(topics))
 
     async def _tell_snapshot(self) -> None:
         hub = self.hub
@@ -697,7 +764,7 @@ class Subscriber:
     async def _replay(self) -> None:
         hub, after, topics = self.hub, self.cursor, self.group.topics
         window = await self._ask(hub.read(after, topics))
-        if window is None or self.reset is not None:
+        if window is None or self.reset is not None or self.choosing:
             return
         if window.epoch != hub.epoch:
             await self._ask(hub.catch_up())  # the reset comes with it
@@ -710,15 +777,19 @@ class Subscriber:
 
     async def _put_window(self, window: Window) -> None:
         topics, after = self.group.topics, self.cursor
+        # Not beyond the hub: an event that changes the topics must be met there first.
+        upto = min(window.upto, self.hub.head)
         # Matched again here: what a reader of the log gives too much must not leave the house.
-        matching = (f for f in window.frames if f.seq > after and not topics.isdisjoint(f.topics))
+        matching = (
+            f for f in window.frames if after < f.seq <= upto and not topics.isdisjoint(f.topics)
+        )
         for page in _pages(matching, self.hub.limits.page_bytes):
             await self._put_page(page)
             if self.reset is not None or self.ending is not None:
                 return
             self.cursor = page.upto
-        self._move(window.upto)
-        await self._put(bookmark(window.epoch, window.upto, max(window.head, window.upto)))
+        self._move(upto)
+        await self._put(bookmark(window.epoch, upto, max(window.head, upto)))
 
     async def _ask(self, question: Awaitable[T]) -> T | None:
         """The answer, in time; otherwise None, and the stream ends so that it comes again."""
@@ -854,9 +925,15 @@ class Hub:
         read_log: ReadLog,
         *,
         limits: Limits | None = None,
+        superseded: frozenset[str] = frozenset(),
+        regrouping: frozenset[str] = frozenset(),
         clock: Callable[[], int] = _wall_ms,
         on_error: Callable[[Exception], None] = _ignore,
     ) -> None:
+        """`superseded` are the kinds of events of which only the newest of a subject counts;
+        their first topic is the subject. `regrouping` are those that change which topics
+        their readers follow.
+        """
         self.limits = limits or Limits()
         self.clock = clock
         self.stats = Stats()
@@ -864,6 +941,7 @@ class Hub:
         self.head = 0  # the last number that went out in sequence
         self.floor = 0  # of the log, as far as known
         self._read_log, self._on_error = read_log, on_error
+        self._superseded, self._regrouping = superseded, regrouping
         self._ring = _Ring(self.limits.ring_bytes)
         self._ahead = _Ahead(self.limits)
         self._pages: dict[tuple[_Group, int], _Page] = {}
@@ -871,6 +949,7 @@ class Hub:
         self._groups: dict[frozenset[str], _Group] = {}
         self._topics: dict[str, set[_Group]] = {}
         self._touched: set[str] = set()
+        self._listeners: list[Callable[[Frame], None]] = []
         self._waiters = Waiters()
         self._wheel = _Wheel()
         self._closing = False
@@ -881,6 +960,8 @@ class Hub:
         self._dirty: list[_Group] = []
         self._tick_handle: asyncio.Handle | None = None
         self._ticked_at = 0.0
+        self._resting: deque[tuple[float, _Group]] = deque()  # and until when, soonest first
+        self._rest_handle: asyncio.TimerHandle | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     # Opening and closing.
@@ -907,8 +988,9 @@ class Hub:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._answer(ConnectionError("the hub has stopped"))
-        if self._tick_handle is not None:
-            self._tick_handle.cancel()
+        for handle in (self._tick_handle, self._rest_handle):
+            if handle is not None:
+                handle.cancel()
 
     @property
     def alive(self) -> bool:
@@ -929,6 +1011,10 @@ class Hub:
                 self.stats.ahead_dropped += 1
         self._take_ahead()
         self._notice(first + len(frames) - 1)
+
+    def listen(self, listener: Callable[[Frame], None]) -> None:
+        """Every event from now on, in sequence. After a restart of the log `head` has jumped."""
+        self._listeners.append(listener)
 
     def look(self, epoch: str, head: int, floor: int = 0) -> None:
         """What a look at the database, or a message that only says the head, has told."""
@@ -970,14 +1056,32 @@ class Hub:
             self._ahead.pop(frame.seq)
         for topic in frame.topics:
             for group in self._topics.get(topic, ()):
-                if group.add(frame):
+                if self._add(group, frame):
                     self._dirty.append(group)
         if "queues" in self._topics:
             self._touched.update(t[6:] for t in frame.topics if t.startswith("queue:"))
         if frame.wakes is not None:
             self._waiters.wake(frame.wakes)
+        for listener in self._listeners:
+            listener(frame)
+        if frame.kind in self._regrouping:
+            self._choose_again(frame)
         if self._dirty:
             self._plan_tick()
+
+    def _choose_again(self, frame: Frame) -> None:
+        """Before the next event is taken: nothing of a new topic may go by unseen."""
+        for topic in frame.topics:
+            for group in self._topics.get(topic, ()):
+                self._flush(group, self.now())  # what was due goes by the topics it was due by
+                for one in group.members:
+                    one.choose_again()
+
+    def _add(self, group: _Group, frame: Frame) -> bool:
+        if frame.kind not in self._superseded:
+            return group.add(frame)
+        since = frame.at - int(self.limits.supersede * 1000)
+        return group.renew(frame, (frame.kind, frame.topics[0]), since)
 
     def _take_ahead(self) -> None:
         while (frame := self._ahead.pop(self.head + 1)) is not None:
@@ -1000,9 +1104,34 @@ class Hub:
         self._tick_handle = None
         self._ticked_at = now = self.now()
         dirty, self._dirty = self._dirty, []
-        limit = self.limits.tick_bytes
         for group in dirty:
-            self.stats.delivered += group.flush(self.head, now, limit)
+            if group.called:  # else the end of its rest came first
+                self._flush(group, now)
+
+    def _flush(self, group: _Group, now: float) -> None:
+        if group.newest:
+            self._rest(group, now + self.limits.supersede)
+        self.stats.left_out += group.left_out
+        self.stats.delivered += group.flush(self.head, now, self.limits.tick_bytes)
+
+    def _rest(self, group: _Group, until: float) -> None:
+        group.rests_until = until
+        self._resting.append((until, group))
+        if self._rest_handle is None:
+            self._rest_handle = self.loop.call_at(until, self._end_rests)
+
+    def _end_rests(self) -> None:
+        """What was held goes out, with all else that is due, and does not wait for the tick."""
+        now = self.now()
+        while self._resting and self._resting[0][0] <= now:
+            until, group = self._resting.popleft()
+            if group.rests_until == until:  # else a tick has begun another one since
+                group.rests_until = 0.0
+                if group.due:
+                    self._flush(group, now)
+        self._rest_handle = None
+        if self._resting:
+            self._rest_handle = self.loop.call_at(self._resting[0][0], self._end_rests)
 
     def send(self, topic: str, data: bytes) -> None:
         """A control frame without id for all streams of a topic; it is not kept."""
@@ -1040,16 +1169,19 @@ class Hub:
         expires_at: int | None = None,
         snapshot: ReadSnapshot | None = None,
         greeting: ReadGreeting | None = None,
+        choose: ReadTopics | None = None,
     ) -> Subscriber:
         """A new stream; `Subscriber.run` has to follow, or it is forgotten by the timer.
 
         `expires_at` is the credential's end. `snapshot` reads the present state for a
         start with one and after each reset, `greeting` the control frames that follow
-        hello and each reset. Raises ValueError for a topic with a line break or NUL.
+        hello and each reset. `choose` reads the topics that take the place of `topics`,
+        after each of those too and whenever an event of `topics` changes them.
+        Raises ValueError for a topic with a line break or NUL.
         """
         _refuse_breaks(topics)
         group = self._join(frozenset(topics))
-        one = Subscriber(self, group, start, owner, snapshot, greeting)
+        one = Subscriber(self, group, start, owner, snapshot, greeting, choose)
         one.set_end(expires_at)
         group.members.add(one)
         self._subscribers.add(one)
@@ -1068,11 +1200,22 @@ class Hub:
                 self._topics.setdefault(topic, set()).add(group)
         return group
 
+    def regroup(self, one: Subscriber, topics: frozenset[str]) -> None:
+        """Other topics for an open stream: it reads those on from its cursor."""
+        _refuse_breaks(topics)
+        self._ungroup(one)
+        one.group = self._join(topics)
+        one.group.members.add(one)
+        one.behind = True
+
     def leave(self, one: Subscriber) -> None:
         """Forgets a stream; `Subscriber.run` calls this at its end."""
         self._subscribers.discard(one)
         self._wheel.drop(one)
         self.stats.streams = len(self._subscribers)
+        self._ungroup(one)
+
+    def _ungroup(self, one: Subscriber) -> None:
         group = one.group
         group.members.discard(one)
         if not group.members and self._groups.get(group.topics) is group:
@@ -1130,6 +1273,11 @@ class Hub:
         async with self._turns:
             self.stats.log_reads += 1
             return await self._read_log(after, topics)
+
+    async def choose(self, read: ReadTopics) -> Collection[str]:
+        """The topics of one stream as of now: the same turns."""
+        async with self._turns:
+            return await read()
 
     def failed(self, error: Exception) -> None:
         self.stats.log_errors += 1
@@ -1202,7 +1350,7 @@ class Hub:
     def _restart(self, window: Window, reason: str) -> None:
         """Goes on at the log's head; every stream is told that it missed something."""
         self._settle(window.epoch, window.head, window.floor)
-        for group in self._dirty:
+        for group in self._groups.values():
             group.clear()
         self._dirty = []
         for one in self._subscribers:

@@ -13,7 +13,8 @@ _RFC3339 = re.compile(
 
 @lru_cache(maxsize=512)
 def _second(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    # Not strftime: its %Y writes the year 1 as "1" on Linux.
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
 
 
 @lru_cache(maxsize=512)

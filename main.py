@@ -7,8 +7,9 @@ no business rule is here. Open the table below and you know every address.
     /accounts   list create change
     /queues     list create read change delete pause resume purge redrive failures
     /messages   enqueue claim ack nack release extend (one and many), read, cancel, retry
-    /orders     what a customer sees: read, history, cancel
-    /products   stock: read, change, receive, adjust, ledger
+    /orders     what a customer sees: place, list, read, history, cancel
+    /products   list create read change delete; stock: read, change, receive, adjust, ledger
+    /customers  list create count read change deactivate activate erase, orders, favourites
     /events     the stream, its history, tickets
     at the root /livez /readyz /metrics /docs /openapi.json /track/{id}
 
@@ -45,11 +46,14 @@ from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 import auth
+import catalogue
 import config
+import customers
 import database
 import edge
 import errors
 import events
+import favourites
 import hub as hubs
 import instants
 import metrics
@@ -472,11 +476,11 @@ async def idempotency_key(request: Request) -> str | None:
     return text
 
 
-def _path(pattern: str) -> Callable[[Request], str]:
+def _path(name: str, pattern: str) -> Callable[[Request], str]:
     compiled = re.compile(pattern)
 
     def check(request: Request) -> str:
-        value = next(iter(request.path_params.values()))
+        value = request.path_params[name]
         if compiled.fullmatch(value) is None:
             raise errors.NotFound
         return value
@@ -485,10 +489,11 @@ def _path(pattern: str) -> Callable[[Request], str]:
 
 
 # Checked when the route runs, after body and parameters: a malformed id is 404, not 422.
-message_id_of = _path(schemas.ORDER_ID.pattern)
-queue_of = _path(schemas.QUEUE_NAME)
-username_of = _path(schemas.USERNAME)
-sku_of = _path(schemas.SKU)
+message_id_of = _path("id", schemas.ORDER_ID.pattern)
+queue_of = _path("name", schemas.QUEUE_NAME)
+username_of = _path("username", schemas.USERNAME)
+sku_of = _path("sku", schemas.SKU)
+customer_of = _path("customer", schemas.SKU)
 
 # What a handler's signature may ask for.
 IfMatch = Annotated[int | None, Depends(if_match)]
@@ -656,6 +661,7 @@ queue_route = under("Queues")
 message_route = under("Messages")
 order_route = under("Orders")
 product_route = under("Products")
+customer_route = under("Customers")
 event_route = under("Events")
 root_route = under("Operations", "")
 
@@ -1043,6 +1049,14 @@ def one_key(header: str | None, field: str | None) -> str | None:
     return header or field
 
 
+def posted_answer(shape: dict[str, Any], location: str, *, replayed: bool) -> Response:
+    """What was made, now or by an earlier call with its key."""
+    headers = {"Location": location}
+    if replayed:
+        headers["Idempotent-Replayed"] = "true"
+    return reply(shape, 200 if replayed else 201, etag=1, headers=headers)
+
+
 @message_route(
     "POST",
     "/queues/{name}/messages",
@@ -1063,10 +1077,7 @@ async def enqueue(request: Request, purchase: schemas.Purchase, key: Key, who: C
     command = moves.Enqueue(queue_of(request), purchase, who.account, key)
     posted: moves.Posted = await service.writer.do(command)
     message = {**posted.shape, "tracking": tracking(posted.shape, who)}
-    headers = {"Location": f"{API}/messages/{message['id']}"}
-    if posted.replayed:
-        headers["Idempotent-Replayed"] = "true"
-    return reply(message, 200 if posted.replayed else 201, etag=1, headers=headers)
+    return posted_answer(message, f"{API}/messages/{message['id']}", replayed=posted.replayed)
 
 
 @message_route(
@@ -1125,7 +1136,7 @@ async def do_each(items: Sequence[Any], command: Callable[[Any], moves.Command])
 
 
 async def messages_page(
-    request: Request, query: schemas.MessagesQuery | schemas.OrdersQuery, name: str | None
+    request: Request, query: schemas.MessagesQuery, name: str | None
 ) -> Response:
     filters = query.filters()
     marks = {**filters, "queue": name}
@@ -1377,26 +1388,84 @@ async def extend(request: Request, body: schemas.Extend, who: Caller) -> Respons
 # --- /orders --------------------------------------------------------------------------
 
 
-async def readable_order(request: Request, who: Principal | None) -> tuple[moves.Message, str]:
-    """The order of the path, if the caller may read it.
+def buyer(body: schemas.OrderIn, who: Principal) -> str:
+    """Whose an order is: staff say it, a customer orders for himself.
 
     Raises:
-        NotFound: it is not there, or not his.
+        Forbidden: nobody's.
+        Invalid: said by a customer, or not said by staff.
     """
-    order = message_id_of(request)
-    async with service.db.read() as session:
-        found = await queues.find(session, order)
-    auth.may_read_order(who, found[0].customer, order).demand()
-    return found
+    if who.has(*PRODUCERS):
+        if body.customer is None:
+            raise errors.Invalid.at("Staff say whose it is.", pointer="#/customer")
+        return body.customer
+    if who.customer is None:
+        raise errors.Forbidden("This account has no customer id.")
+    if body.customer is not None:
+        raise errors.Invalid.at("A customer orders for himself.", pointer="#/customer")
+    return who.customer
+
+
+@order_route(
+    "POST",
+    "/orders",
+    BUYERS,
+    schemas.OrderPosted,
+    status=201,
+    limit="write",
+    problems=[
+        errors.CustomerInactive,
+        errors.IdempotencyInProgress,
+        errors.IdempotencyKeyReused,
+        errors.NotOnSale,
+        errors.OutOfStock,
+    ],
+)
+async def place_order(request: Request, body: schemas.OrderIn, key: Key, who: Caller) -> Response:
+    """Order at the catalogue's prices. The same idempotency key again answers as the first time."""
+    purchase = body.purchase(buyer(body, who))
+    ttl = 0 if who.has(*PRODUCERS) else SETTINGS.order_ttl_seconds
+    command = moves.PlaceOrder(queues.PROTECTED, purchase, who.account, key, ttl_seconds=ttl)
+    posted: moves.Posted = await service.writer.do(command)
+    order = {**moves.order_shape(posted.shape), "tracking": tracking(posted.shape, who)}
+    return posted_answer(order, f"{API}/orders/{order['id']}", replayed=posted.replayed)
+
+
+@order_route(
+    "GET", "/orders", ORDER_READERS, openapi.page(schemas.Order), problems=[errors.NotFound]
+)
+async def list_orders(request: Request, query: schemas.OrdersQuery, who: Caller) -> Response:
+    """Orders, newest first; a customer sees his own."""
+    filters = query.filters()
+    if not who.has(*LOOKERS):
+        own = who.customer or ""
+        if filters.setdefault("customer", own) != own:
+            raise errors.NotFound
+    return await orders_page(request, query, filters)
+
+
+async def orders_page(
+    request: Request, query: schemas.PageQuery, filters: Mapping[str, Any]
+) -> Response:
+    before = schemas.read_cursor(query.cursor, filters, schemas.ORDER_ID)
+    async with service.db.snapshot() as session:
+        found = await queues.list_messages(session, None, filters, before, query.limit + 1)
+        shown = await service.line.shapes(session, found[: query.limit])
+    more = len(found) > query.limit
+    return page_of(request, shown, schemas.make_cursor(shown[-1]["id"], filters) if more else None)
 
 
 @order_route(
     "GET", "/orders/{id}", ORDER_READERS, schemas.Order, ticket=True, query=schemas.TicketQuery
 )
 async def get_order(request: Request, who: Caller) -> Response:
-    """An order as its customer sees it."""
-    row, queue = await readable_order(request, who)
-    return reply(moves.order_shape(moves.message_shape(row, queue)), etag=row.version)
+    """An order as its customer sees it, with its place in the line."""
+    order = message_id_of(request)
+    async with service.db.snapshot() as session:
+        found = await queues.find(session, order)
+        auth.may_read_order(who, found[0].customer, order).demand()
+        (shape,) = await service.line.shapes(session, [found])
+    return reply(shape, etag=shape["version"])
 
 
 @order_route(
@@ -1406,8 +1475,11 @@ async def get_order_history(
     request: Request, query: schemas.TicketPageQuery, who: Caller
 ) -> Response:
     """Every step of an order."""
-    row, _ = await readable_order(request, who)
-    return await history_page(request, row.id, query, staff=False)
+    order = message_id_of(request)
+    async with service.db.read() as session:
+        row, _ = await queues.find(session, order)
+    auth.may_read_order(who, row.customer, order).demand()
+    return await history_page(request, order, query, staff=False)
 
 
 @order_route(
@@ -1437,18 +1509,84 @@ def sees_levels(who: Principal | None) -> bool:
     return who is not None and who.kind != "ticket" and who.staff
 
 
-@product_route(
-    "GET",
-    "/products/{sku}/stock",
-    SIGNED_IN,
-    schemas.Stock,
-    ticket=SETTINGS.public_stock,
-    optional=SETTINGS.public_stock,
+shown_route = functools.partial(
+    product_route, ticket=SETTINGS.public_stock, optional=SETTINGS.public_stock
 )
+
+
+@shown_route("GET", "/products", SIGNED_IN, openapi.page(schemas.Product))
+async def list_products(
+    request: Request, query: schemas.ProductsQuery, who: MaybeCaller
+) -> Response:
+    """Products by SKU."""
+    found, cursor = await catalogue.page(
+        service.db, query.filters(), query.cursor, query.limit, staff=sees_levels(who)
+    )
+    return page_of(request, found, cursor)
+
+
+@product_route(
+    "POST",
+    "/products",
+    ADMIN,
+    schemas.Product,
+    status=201,
+    limit="write",
+    problems=[errors.ProductExists],
+)
+async def create_product(request: Request, body: schemas.ProductIn) -> Response:
+    """A new product."""
+    made = await catalogue.create(service.db, body)
+    place = {"Location": f"{API}/products/{body.sku}"}
+    return reply(made, 201, etag=made["version"], headers=place)
+
+
+@shown_route("GET", "/products/{sku}", SIGNED_IN, schemas.Product, query=schemas.TicketQuery)
+async def get_product(request: Request, who: MaybeCaller) -> Response:
+    """A product, with how many there are where it is counted."""
+    found = await catalogue.get(service.db, sku_of(request), staff=sees_levels(who))
+    return reply(found, etag=found["version"])
+
+
+@product_route(
+    "PATCH",
+    "/products/{sku}",
+    ADMIN,
+    schemas.Product,
+    limit="write",
+    problems=[errors.BelowReserved],
+)
+async def update_product(
+    request: Request,
+    changes: Annotated[dict[str, Any], Depends(Patch(schemas.ProductPatch))],
+    match: IfMatch,
+) -> Response:
+    """Change a product; purchases that were accepted keep their prices."""
+    changed = await catalogue.update(service.db, sku_of(request), changes, match)
+    return reply(changed, etag=changed["version"])
+
+
+@product_route(
+    "DELETE",
+    "/products/{sku}",
+    ADMIN,
+    status=204,
+    limit="write",
+    problems=[errors.BelowReserved],
+)
+async def delete_product(request: Request, match: IfMatch) -> Response:
+    """Take a product off sale; it stays, inactive."""
+    await catalogue.delete(service.db, sku_of(request), match)
+    return empty()
+
+
+@shown_route("GET", "/products/{sku}/stock", SIGNED_IN, schemas.Stock, query=schemas.TicketQuery)
 async def get_stock(request: Request, who: MaybeCaller) -> Response:
     """How many there are."""
-    level = await stock.get(service.db, sku_of(request))
-    return reply(stock.stock_shape(level, staff=sees_levels(who)))
+    sku, staff = sku_of(request), sees_levels(who)
+    if not staff:
+        await catalogue.refuse_hidden(service.db, sku)
+    return reply(stock.stock_shape(await stock.get(service.db, sku), staff=staff))
 
 
 @product_route("PATCH", "/products/{sku}/stock", ADMIN, schemas.Stock, limit="write")
@@ -1508,6 +1646,165 @@ async def list_movements(request: Request, query: schemas.PageQuery) -> Response
     """The ledger of what is on hand, oldest first."""
     found, cursor = await stock.movements(service.db, sku_of(request), query.cursor, query.limit)
     return page_of(request, found, cursor)
+
+
+# --- /customers -----------------------------------------------------------------------
+
+
+def own_customer(request: Request, who: Principal, others: frozenset[Role]) -> str:
+    """The customer of the path: the caller himself, or anybody for some roles.
+
+    Raises:
+        NotFound: not him.
+    """
+    customer = customer_of(request)
+    if not who.has(*others) and not who.owns(customer):
+        raise errors.NotFound
+    return customer
+
+
+def customer_answer(shape: dict[str, Any], status: int = 200, **headers: str) -> Response:
+    return reply(shape, status, etag=shape["version"], headers=headers)
+
+
+@customer_route("GET", "/customers", LOOKERS, openapi.page(schemas.Customer))
+async def list_customers(request: Request, query: schemas.CustomersQuery) -> Response:
+    """Customers, newest first; who was erased is in no list."""
+    found, cursor = await customers.page(service.db, query.filters(), query.cursor, query.limit)
+    return page_of(request, found, cursor)
+
+
+@customer_route(
+    "POST",
+    "/customers",
+    PRODUCERS,
+    schemas.Customer,
+    status=201,
+    limit="write",
+    problems=[errors.CustomerExists],
+)
+async def create_customer(request: Request, body: schemas.CustomerIn) -> Response:
+    """A new customer, with an id that nobody chooses."""
+    made = await customers.add(service.db, body.model_dump())
+    return customer_answer(made, 201, Location=f"{API}/customers/{made['id']}")
+
+
+@customer_route("GET", "/customers/count", LOOKERS, schemas.CustomerCount)
+async def count_customers(request: Request, query: schemas.CustomersCountQuery) -> Response:
+    """How many there are, without those who were erased: exact, and at any number as fast."""
+    return reply({"count": await customers.count(service.db, query.active)})
+
+
+@customer_route("GET", "/customers/{customer}", ORDER_READERS, schemas.Customer)
+async def get_customer(request: Request, who: Caller) -> Response:
+    """A customer."""
+    return customer_answer(await customers.get(service.db, own_customer(request, who, LOOKERS)))
+
+
+@customer_route(
+    "PATCH",
+    "/customers/{customer}",
+    BUYERS,
+    schemas.Customer,
+    limit="write",
+    problems=[errors.CustomerExists, errors.CustomerInactive],
+)
+async def update_customer(
+    request: Request,
+    changes: Annotated[dict[str, Any], Depends(Patch(schemas.CustomerIn))],
+    match: IfMatch,
+    who: Caller,
+) -> Response:
+    """Change what is personal."""
+    customer = own_customer(request, who, PRODUCERS)
+    return customer_answer(await customers.update(service.db, customer, changes, match))
+
+
+@customer_route("POST", "/customers/{customer}/deactivate", ADMIN, schemas.Customer, limit="write")
+async def deactivate_customer(request: Request, _: schemas.Nothing) -> Response:
+    """No orders of his are taken from now on."""
+    changed = await customers.activate(service.db, customer_of(request), active=False)
+    return customer_answer(changed)
+
+
+@customer_route(
+    "POST",
+    "/customers/{customer}/activate",
+    ADMIN,
+    schemas.Customer,
+    limit="write",
+    problems=[errors.CustomerInactive],
+)
+async def activate_customer(request: Request, _: schemas.Nothing) -> Response:
+    """His orders are taken again."""
+    changed = await customers.activate(service.db, customer_of(request), active=True)
+    return customer_answer(changed)
+
+
+@customer_route(
+    "POST",
+    "/customers/{customer}/erase",
+    ADMIN,
+    schemas.Customer,
+    limit="write",
+    problems=[errors.LastAdmin],
+)
+async def erase_customer(request: Request, _: schemas.Nothing) -> Response:
+    """Forget all but the id, for ever; his accounts end."""
+    erased = await service.accounts.erase_customer(customer_of(request))
+    await service.upkeep.look()
+    return customer_answer(erased)
+
+
+@customer_route("GET", "/customers/{customer}/orders", ORDER_READERS, openapi.page(schemas.Order))
+async def list_customer_orders(
+    request: Request, query: schemas.CustomerOrdersQuery, who: Caller
+) -> Response:
+    """His orders, newest first."""
+    filters = {**query.filters(), "customer": own_customer(request, who, LOOKERS)}
+    return await orders_page(request, query, filters)
+
+
+@customer_route("GET", "/customers/{customer}/favourites", BUYERS, openapi.page(schemas.Favourite))
+async def list_favourites(request: Request, query: schemas.PageQuery, who: Caller) -> Response:
+    """His favourites by SKU, with their stock."""
+    customer = own_customer(request, who, PRODUCERS)
+    found, cursor = await favourites.page(service.db, customer, query.cursor, query.limit)
+    return page_of(request, found, cursor)
+
+
+@customer_route(
+    "PUT",
+    "/customers/{customer}/favourites/{sku}",
+    BUYERS,
+    schemas.Favourite,
+    limit="write",
+    problems=[errors.CustomerInactive],
+)
+async def keep_favourite(request: Request, _: schemas.Nothing, who: Caller) -> Response:
+    """Make a product a favourite; the same again changes nothing."""
+    customer = own_customer(request, who, PRODUCERS)
+    shape, change = await favourites.keep(service.db, customer, sku_of(request))
+    if change is not None:
+        service.committed(change.appended, [change.event])
+    return reply(shape)
+
+
+@customer_route(
+    "DELETE",
+    "/customers/{customer}/favourites/{sku}",
+    BUYERS,
+    status=204,
+    limit="write",
+    problems=[errors.CustomerInactive],
+)
+async def drop_favourite(request: Request, who: Caller) -> Response:
+    """Make a product no favourite; the same again changes nothing."""
+    customer = own_customer(request, who, PRODUCERS)
+    change = await favourites.drop(service.db, customer, sku_of(request))
+    if change is not None:
+        service.committed(change.appended, [change.event])
+    return empty()
 
 
 # --- /events --------------------------------------------------------------------------
@@ -1574,19 +1871,19 @@ async def authorised(topics: Sequence[str], who: Principal | None) -> frozenset[
         raise errors.Invalid(errors=[{"detail": "at least one", "parameter": "topic"}])
     parsed = [auth.parse_topic(topic) for topic in topics]
     orders = [name for kind, name in parsed if kind == "order"]
-    customers: dict[str, str] = {}
+    owners: dict[str, str] = {}
     if orders:
         async with service.db.read() as session:
-            customers = await queues.customers_of(session, orders)
+            owners = await queues.customers_of(session, orders)
     for topic, (kind, name) in zip(topics, parsed, strict=True):
-        customer = customers.get(name) if kind == "order" else None
+        customer = owners.get(name) if kind == "order" else None
         auth.may_follow(
             who, topic, order_customer=customer, public_stock=SETTINGS.public_stock
         ).demand()
     for kind, name in parsed:
         if kind == "queue" and not (who is not None and who.kind == "ticket"):
             await queues.get(service.db, name)
-    return frozenset(topics)
+    return auth.followed(who, topics)
 
 
 async def start_of(request: Request, query: schemas.EventsQuery) -> Start:
@@ -1609,6 +1906,19 @@ async def since(text: str) -> int:
         return await events.first_since(session, instants.parse(text))
 
 
+async def greet(topics: frozenset[str]) -> list[bytes]:
+    """The control frames that a stream begins with."""
+    frames = await upkeep.counts_frames(service.db, None) if "queues" in topics else []
+    return [*frames, *service.line.greet(topics)]
+
+
+def chooser(topics: frozenset[str]) -> hubs.ReadTopics | None:
+    """What reads the topics again, where they are not always the same."""
+    if any(auth.is_favourites(topic) for topic in topics):
+        return functools.partial(favourites.topics, service.db, topics)
+    return None
+
+
 @event_route(
     "GET",
     "/events",
@@ -1628,12 +1938,13 @@ async def stream_events(request: Request, query: schemas.EventsQuery, who: Maybe
     try:
         greeting = snapshot = None
         if query.snapshot:
-            snapshot = functools.partial(snapshots.read, service.db, topics)
-        if "queues" in topics:
-            greeting = functools.partial(upkeep.counts_frames, service.db, None)
+            snapshot = functools.partial(snapshots.read, service.db, topics, service.line.shapes)
+        if any(topic == "queues" or topic.startswith("order:") for topic in topics):
+            greeting = functools.partial(greet, topics)
         subscriber = service.hub.subscribe(
             topics,
             start,
+            choose=chooser(topics),
             owner=owner,
             expires_at=None if who is None else who.expires_at,
             snapshot=snapshot,
@@ -1657,7 +1968,7 @@ async def stream_events(request: Request, query: schemas.EventsQuery, who: Maybe
 async def list_events(request: Request, query: schemas.HistoryQuery, who: MaybeCaller) -> Response:
     """The same events page by page."""
     after = await after_of(query)
-    topics = await authorised(query.topic, who)
+    topics = await favourites.topics(service.db, await authorised(query.topic, who))
     chapter = await events.read_chapter(service.db, after, topics, query.limit)
     epoch, log = chapter.look.epoch, chapter.look
     if after < log.floor:
@@ -1821,12 +2132,13 @@ async def track(request: Request, query: schemas.TrackQuery, who: Caller) -> Res
     async with service.db.snapshot() as session:
         row, queue = await queues.find(session, order)
         auth.may_read_order(who, row.customer, order).demand()
+        (shape,) = await service.line.shapes(session, [(row, queue)])
         rows = await events.recent(session, order, pages.HISTORY_SHOWN)
         log = await events.look(session)
     given = {} if query.ticket is None else {"ticket": query.ticket}
     html = pages.track(
         language_of(request),
-        moves.order_shape(moves.message_shape(row, queue)),
+        shape,
         [events.history_item(log.epoch, one, staff=False) for one in rows],
         cursor=events.event_id(log.epoch, log.head),
         stream=f"{API}/events?{urlencode({'topic': f'order:{order}', **given})}",
@@ -1862,7 +2174,7 @@ def cross_origin(inner: edge.App) -> edge.App:
     return CORSMiddleware(
         inner,
         allow_origins=SETTINGS.cors_origins,
-        allow_methods=["GET", "HEAD", "POST", "PATCH", "DELETE"],
+        allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
         allow_headers=[
             "Authorization",
             "Content-Type",

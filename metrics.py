@@ -73,9 +73,13 @@ EVENTS = _counter("events_appended", "Events appended to the log.")
 # --- the live path --------------------------------------------------------------------
 STREAMS = _gauge("streams_open", "Open streams.")
 DELIVERIES = _counter("stream_deliveries", "Events written to streams.")
+LEFT_OUT = _counter(
+    "stream_left_out", "Events that a newer one replaced, once for all streams of the same topics."
+)
 DROPPED = _counter("streams_ended", "Streams that we ended, by reason.", "reason")
 GAPS = _counter("gaps_repaired", "Gaps in the feed that were read from the database.")
 HEAD = _gauge("head", "Number of the last event this process has fed to its streams.")
+LINE_SECONDS = _counter("line_seconds", "Time spent on telling orders their place in the line.")
 PUBLISH_WAITING = _gauge("publish_waiting", "Batches that wait to be published to Redis.")
 REDIS_UP = _gauge("redis_up", "1 while Redis answers, else 0.")
 

@@ -200,10 +200,10 @@ class Product(Model):
     price_cents = fields.BigIntField()
     currency = fields.CharField(max_length=3)
     attributes = fields.TextField()  # JSON object; three of them are columns to filter by
-    artist = fields.CharField(max_length=200, null=True)  # attribute, lower case
-    genre = fields.CharField(max_length=200, null=True)  # attribute, lower case
+    artist = fields.CharField(max_length=200, null=True)  # attribute, its case folded
+    genre = fields.CharField(max_length=200, null=True)  # attribute, its case folded
     release_year = fields.IntField(null=True)  # attribute
-    words = fields.TextField()  # name and artist in lower case, to search in
+    words = fields.TextField()  # name and artist, their case folded, to search in
     available_from = fields.BigIntField(null=True)  # not sold before; null: at once
     max_per_order = fields.IntField(null=True)  # null: as many as one likes
     active = fields.BooleanField(default=True)  # false: not sold, hidden from customers
@@ -274,7 +274,7 @@ class Customer(Model):
     email = fields.CharField(max_length=254, null=True)  # unique, lower case
     birth_date = fields.CharField(max_length=10, null=True)  # YYYY-MM-DD
     tags = fields.TextField(default="[]")  # JSON array of texts
-    words = fields.TextField(default="")  # nickname, name and tags in lower case, to search in
+    words = fields.TextField(default="")  # nickname, name, tags, their case folded, to search in
     active = fields.BooleanField(default=True)  # false: places no orders
     version = fields.IntField(default=1)  # +1 per change; the ETag
     created_at = fields.BigIntField()
@@ -283,6 +283,17 @@ class Customer(Model):
 
     class Meta:  # pyright: ignore[reportIncompatibleVariableOverride]
         table = "customers"
+
+
+class CustomerCount(Model):
+    """How many customers there are: the sum of all rows. Many, so that nobody waits for one."""
+
+    shard = fields.IntField(primary_key=True, generated=False)
+    active = fields.BigIntField(default=0)  # of a single row it may be below 0
+    inactive = fields.BigIntField(default=0)  # deactivated; who was erased is in neither
+
+    class Meta:  # pyright: ignore[reportIncompatibleVariableOverride]
+        table = "customer_counts"
 
 
 class Account(Model):

@@ -21,6 +21,7 @@ from pydantic_core import from_json, to_json
 
 from catalogue import Terms
 from errors import (
+    CustomerInactive,
     IdempotencyKeyReused,
     IllegalTransition,
     Invalid,
@@ -35,7 +36,7 @@ from events import Counters, Event
 from ids import new_id
 from instants import DAY, stamp, stamp_or_none
 from models import FINISHED, MOVES, Status
-from schemas import MAX_CENTS, Item, Purchase
+from schemas import MAX_CENTS, Item, Purchase, fingerprint_of
 from stock import KnownMovement, Origin, Shelf, stock_shape
 
 MAX_BACKOFF_SECONDS = 900
@@ -162,6 +163,7 @@ class Desk:
     known_keys: dict[str, KnownKey | KnownMovement] = field(default_factory=dict)
     shelf: Shelf = field(default_factory=Shelf)
     terms: Mapping[str, Terms] = field(default_factory=dict)  # of sale, by SKU
+    inactive: frozenset[str] = frozenset()  # customers who place no orders
     candidates: dict[int, list[str]] = field(default_factory=dict)  # queue id → ids to claim
     # what was decided
     new: dict[str, Message] = field(default_factory=dict)
@@ -650,17 +652,25 @@ class PlaceOrder(Enqueue):
 
     ttl_seconds: int = 0  # 0: it waits for ever
 
+    def __post_init__(self) -> None:
+        Enqueue.__post_init__(self)  # `super()` cannot be used in a dataclass with slots
+        if self.key is not None:
+            # The same lines posted as a purchase, without prices, are something else.
+            self.fingerprint = fingerprint_of({"order": self.fingerprint})
+
     @property
     def until_claimed(self) -> bool:
         return self.ttl_seconds > 0
 
     def _check(self, desk: Desk) -> None:
+        if self.purchase.customer in desk.inactive:
+            raise CustomerInactive
         lines = [self._priced(desk, place) for place in range(len(self.purchase.items))]
         currencies = [currency for _, currency in lines]
         for place, currency in enumerate(currencies):
             if currency != currencies[0]:
                 raise Invalid.at("not in the currency of the first", pointer=f"#/items/{place}")
-        super()._check(desk)
+        Enqueue._check(self, desk)
         changes = {"items": [item for item, _ in lines], "currency": currencies[0]}
         self.purchase = self.purchase.model_copy(update=changes)
         self.items = to_json(self.purchase.items).decode()
@@ -965,10 +975,10 @@ class Retry(OnOrder):
 
 
 def _wanted_again(desk: Desk, ids: Sequence[str]) -> Iterator[str]:
-    """The SKUs of finished purchases, which hold nothing now."""
+    """All SKUs of some purchases; one may come to its end only now, earlier in this batch."""
     for message_id in ids:
         row = desk.rows.get(message_id)
-        if row is not None and row.status in FINISHED:
+        if row is not None:
             yield from (sku for sku, _ in row.lines())
 
 

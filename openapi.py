@@ -19,6 +19,7 @@ TAGS = {
     "Messages": "Post purchases; take them under a lease; settle them.",
     "Orders": "Purchases as their customers see them.",
     "Products": "What is for sale, and how many of it there are.",
+    "Customers": "The directory of who buys, and what they keep an eye on.",
     "Events": "Every change, live and from the log.",
     "Operations": "For those who run the service.",
 }
@@ -26,6 +27,7 @@ PATHS: dict[str, dict[str, Any]] = {
     "id": {"format": "uuid", "examples": [schemas.EXAMPLE_ID]},
     "name": {"pattern": schemas.QUEUE_NAME, "examples": ["orders"]},
     "sku": {"pattern": schemas.SKU, "examples": ["disc-001"]},
+    "customer": {"pattern": schemas.SKU, "examples": ["c-7"]},
     "username": {"pattern": schemas.USERNAME, "examples": ["shop"]},
 }
 HEADERS = {
@@ -212,7 +214,7 @@ def _request(one: Operation) -> dict[str, Any]:
 
 def _responses(one: Operation) -> dict[str, Any]:
     made: dict[str, Any] = {str(one.status): _success(one)}
-    if one.verb == "enqueue":
+    if one.verb in ("enqueue", "place_order"):
         made["200"] = {**_success(one), "description": "Made by an earlier call with this key."}
     if one.verb in ("cancel_message", "cancel_order"):
         made["202"] = {**_success(one), "description": "Asked; its worker ends it."}

@@ -17,7 +17,7 @@ from texts import TEXTS
 
 STEPS_SHOWN = 12
 HISTORY_SHOWN = 100
-SCRIPTED = ("status.", "about.", "event.", "line.")  # the words that track.js needs
+SCRIPTED = ("status.", "about.", "place.", "event.", "line.")  # the words that track.js needs
 
 templates = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"),
@@ -59,6 +59,17 @@ def filled(text: str, queue: str, previous: str | None = None) -> str:
     return text.replace("{queue}", queue).replace("{previous}", previous or queue)
 
 
+def place(words: Mapping[str, str], order: Mapping[str, Any]) -> str:
+    """Where it stands in the line and how long that may take; empty while it has no place."""
+    if order["position"] is None:
+        return ""
+    exact, seconds = order["position_exact"], order["eta_seconds"]
+    text = words["place.exact" if exact else "place.beyond"]
+    if exact and seconds is not None:
+        text += words["place.time"].replace("{minutes}", str(-(-seconds // 60)))
+    return text.replace("{place}", str(order["position"]))
+
+
 def clock(words: Mapping[str, str], stamp: str) -> str:
     """A time for people without scripts; with one it is shown in their own zone."""
     return datetime.fromtimestamp(instants.parse(stamp) // 1000, UTC).strftime(words["time"])
@@ -86,6 +97,7 @@ def track(
         scripted={key: text for key, text in words.items() if key.startswith(SCRIPTED)},
         order=order,
         about=filled(words[f"about.{order['status']}"], order["queue"]),
+        place=place(words, order),
         steps=steps(history, order),
         history=[(item["time"], sentence(words, item)) for item in reversed(history)],
         clock=lambda stamp: clock(words, stamp),

@@ -7,7 +7,7 @@ transaction of its own that takes the head *first*. The third part only reads.
 
 import json
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -123,19 +123,27 @@ _DUE = (
     " AND (expires_at IS NULL OR expires_at > {t})"
     " ORDER BY available_at, entered_at, id LIMIT {n}"
 )
-# Each priority is probed on its own: one combined index would walk over every delayed row.
-PROBE = {
-    Dialect.POSTGRES: f"SELECT m.* FROM generate_series(9, 0, -1) AS p (priority)"
-    f" CROSS JOIN LATERAL (SELECT {COLUMNS} FROM messages"
-    f" WHERE {_DUE.format(q='$1', t='$2', n='$3', p='p.priority')}"
-    f" FOR UPDATE SKIP LOCKED) AS m LIMIT $3",
-    Dialect.SQLITE: " UNION ALL ".join(
-        f"SELECT * FROM (SELECT {COLUMNS} FROM messages"
-        f" WHERE {_DUE.format(q='$1', t='$2', n='$3', p=priority)})"
-        for priority in range(9, -1, -1)
-    )
-    + " LIMIT $3",
-}
+
+
+def _next_due(columns: str, lock: str = "") -> dict[Dialect, str]:
+    """The first $3 messages of queue $1 that are due at $2, in claiming order.
+
+    Each priority is probed on its own: one combined index would walk over every delayed row.
+    """
+    return {
+        Dialect.POSTGRES: f"SELECT m.* FROM generate_series(9, 0, -1) AS p (priority)"
+        f" CROSS JOIN LATERAL (SELECT {columns} FROM messages"
+        f" WHERE {_DUE.format(q='$1', t='$2', n='$3', p='p.priority')}{lock}) AS m LIMIT $3",
+        Dialect.SQLITE: " UNION ALL ".join(
+            f"SELECT * FROM (SELECT {columns} FROM messages"
+            f" WHERE {_DUE.format(q='$1', t='$2', n='$3', p=priority)})"
+            for priority in range(9, -1, -1)
+        )
+        + " LIMIT $3",
+    }
+
+
+PROBE = _next_due(COLUMNS, " FOR UPDATE SKIP LOCKED")
 KEYS_IN = {
     Dialect.POSTGRES: "INSERT INTO keys (id, fingerprint, message)"
     " SELECT * FROM unnest($1::text[], $2::text[], $3::uuid[])"
@@ -744,6 +752,103 @@ async def failures(session: Session, queue_id: int) -> list[dict[str, Any]]:
         }
         for row in rows
     ]
+
+
+# --- the line -------------------------------------------------------------------------
+
+FIRST = 1_000  # places that are counted; behind them it is only known that there are more
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A pending message, as its place in the line depends on it."""
+
+    id: str
+    queue_id: int
+    queue: str
+    available_at: int
+    expires_at: int | None
+
+    def due(self, now: int) -> bool:
+        late = self.expires_at is not None and self.expires_at <= now
+        return self.available_at <= now and not late
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """Who is claimed next from a queue, as of the instant `now`."""
+
+    now: int
+    open: bool  # claims are served: it is neither paused nor deleted
+    places: Mapping[str, int]  # id → 1 to 1,000; none while it is not open
+
+
+WAITING = {
+    dialect: "SELECT m.id, m.queue_id, q.name, m.available_at, m.expires_at FROM messages m"
+    f" JOIN queues q ON q.id = m.queue_id WHERE m.status = 'pending' AND m.id {wanted}"
+    for dialect, wanted in (
+        (Dialect.POSTGRES, "= ANY($1::uuid[])"),
+        (Dialect.SQLITE, "IN (SELECT value FROM json_each($1))"),
+    )
+}
+OPEN = {
+    dialect: f"SELECT {dialect.clock} AS now, paused_at IS NULL AND deleted_at IS NULL AS open"
+    " FROM queues WHERE id = $1"
+    for dialect in Dialect
+}
+# Materialized: else SQLite sorts 1,000 of each priority before it takes the first 1,000 of all.
+PLACES = {
+    dialect: f"WITH f AS MATERIALIZED ({first}) SELECT id, row_number()"
+    " OVER (ORDER BY priority DESC, available_at, entered_at, id) AS place FROM f"
+    for dialect, first in _next_due("id, priority, available_at, entered_at").items()
+}
+PLACES_OF = {
+    dialect: f"SELECT id, place FROM ({PLACES[dialect]}) AS l WHERE id {wanted}"
+    for dialect, wanted in (
+        (Dialect.POSTGRES, "= ANY($4::uuid[])"),
+        (Dialect.SQLITE, "IN (SELECT value FROM json_each($4))"),
+    )
+}
+NEXT_DUE = {
+    dialect: "SELECT min((SELECT min(m.available_at) FROM messages m WHERE m.queue_id = $1"
+    " AND m.status = 'pending' AND m.priority = p.value AND m.available_at > $2)) AS due"
+    f" FROM {_PRIORITIES[dialect]}"
+    for dialect in Dialect
+}
+
+
+async def waiting(session: Session, ids: Collection[str]) -> dict[str, Waiting]:
+    """Those of some messages that are pending, by id."""
+    rows = await session.fetch(WAITING[session.dialect], as_array(session.dialect, [*ids]))
+    found = [
+        Waiting(
+            str(row["id"]), row["queue_id"], row["name"], row["available_at"], row["expires_at"]
+        )
+        for row in rows
+    ]
+    return {one.id: one for one in found}
+
+
+async def front(session: Session, queue_id: int, ids: Collection[str] | None = None) -> Front:
+    """The front of a queue's line: all of its first 1,000, or those of `ids` among them.
+
+    It costs the same however long the line is.
+    """
+    (queue,) = await session.fetch(OPEN[session.dialect], queue_id)
+    if not queue["open"]:
+        return Front(queue["now"], False, {})
+    arguments: list[Any] = [queue_id, queue["now"], FIRST]
+    sql = PLACES[session.dialect]
+    if ids is not None:
+        sql = PLACES_OF[session.dialect]
+        arguments.append(as_array(session.dialect, [*ids]))
+    rows = await session.fetch(sql, *arguments)
+    return Front(queue["now"], True, {str(row["id"]): row["place"] for row in rows})
+
+
+async def next_due(session: Session, queue_id: int, now: int) -> int | None:
+    """When the next delayed message of a queue becomes due; None if there is none."""
+    return (await session.fetch(NEXT_DUE[session.dialect], queue_id, now))[0]["due"]
 
 
 # --- finding rows for long work -------------------------------------------------------

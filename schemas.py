@@ -11,6 +11,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from datetime import date
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import (
@@ -42,6 +43,7 @@ MAX_EMAIL = 254
 SKU = r"^[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}$"
 QUEUE_NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 USERNAME = r"^[a-z0-9][a-z0-9._@-]{0,63}$"
+CURRENCY = r"^[A-Z]{3}$"
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
 NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
@@ -122,6 +124,7 @@ Password = Annotated[Text, Field(min_length=12, max_length=128)]
 Receipt = Annotated[Text, Field(min_length=1, max_length=128)]
 IdempotencyKey = Annotated[str, Field(strict=True, pattern=r"^[\x21-\x7e]{1,255}$")]
 Cents = Annotated[int, whole(0, MAX_CENTS)]
+Currency = Annotated[str, Field(strict=True, pattern=CURRENCY)]
 Blob = Annotated[Any, AfterValidator(_blob)]
 BlobObject = Annotated[dict[str, Any], AfterValidator(_blob)]
 LeaseSeconds = Annotated[int, whole(1, 43_200)]
@@ -177,7 +180,9 @@ def fingerprint_of(values: Mapping[str, Any]) -> str:
 class Item(Body):
     sku: Sku
     quantity: Annotated[int, whole(1, 10_000)]
-    amount_cents: Cents | None = Field(None, description="The line's total, in minor units.")
+    amount_cents: Cents | None = Field(
+        default=None, description="The line's total, in minor units."
+    )
 
 
 class Purchase(Body):
@@ -187,12 +192,14 @@ class Purchase(Body):
 
     customer: CustomerId
     items: Annotated[list[Item], Field(min_length=1, max_length=100)]
-    currency: Annotated[str, Field(strict=True, pattern=r"^[A-Z]{3}$")] = "BRL"
-    reference: Label | None = Field(None, description="The shop's own number.")
+    currency: Currency = "BRL"
+    reference: Label | None = Field(default=None, description="The shop's own number.")
     priority: Annotated[int, whole(0, 9)] = 0
     group: Label | None = None
     delay_seconds: DelaySeconds | None = None
-    expires_at: Instant | None = Field(None, description="Counts while the message is pending.")
+    expires_at: Instant | None = Field(
+        default=None, description="Counts while the message is pending."
+    )
     idempotency_key: IdempotencyKey | None = None
     metadata: BlobObject = Field(default_factory=dict)
 
@@ -216,6 +223,29 @@ class PurchaseBatch(Body):
     messages: Annotated[list[Any], Field(min_length=1, max_length=MAX_BATCH)] = Field(
         json_schema_extra={"items": {"$ref": "#/components/schemas/Purchase"}}
     )
+
+
+class OrderItem(Body):
+    sku: Sku
+    quantity: Annotated[int, whole(1, 10_000)]
+
+
+class OrderIn(Body):
+    """What a customer orders: the catalogue says the prices."""
+
+    model_config = example(
+        customer="c-7", items=[{"sku": "disc-001", "quantity": 2}], reference="1042"
+    )
+
+    customer: CustomerId | None = Field(
+        default=None, description="Staff say who; a customer may not."
+    )
+    items: Annotated[list[OrderItem], Field(min_length=1, max_length=100)]
+    reference: Label | None = Field(default=None, description="The shop's own number.")
+
+    def purchase(self, customer: str) -> Purchase:
+        items = [Item(sku=one.sku, quantity=one.quantity) for one in self.items]
+        return Purchase(customer=customer, items=items, reference=self.reference)
 
 
 class Claim(Body):
@@ -361,6 +391,45 @@ class Redrive(Body):
     dry_run: Annotated[bool, Field(strict=True)] = False
 
 
+# --- products -------------------------------------------------------------------------
+
+ProductName = Annotated[Text, Field(min_length=1, max_length=200)]
+
+
+class ProductSettings(Body):
+    """What has a default; three of the attributes can be filtered by."""
+
+    currency: Currency = "BRL"
+    attributes: BlobObject = Field(
+        default_factory=dict, description="Free; `artist`, `genre`, `release_year` are filters."
+    )
+    available_from: Instant | None = Field(default=None, description="Not sold before.")
+    max_per_order: Annotated[int, whole(1, 10_000)] | None = None
+    active: Annotated[bool, Field(strict=True)] = True
+
+
+class ProductIn(ProductSettings):
+    model_config = example(
+        sku="disc-001",
+        name="For Those About To Rock We Salute You",
+        price_cents=990,
+        attributes={"artist": "AC/DC", "genre": "Rock", "release_year": 1981},
+    )
+
+    sku: Sku
+    name: ProductName
+    price_cents: Cents
+
+
+class ProductPatch(ProductSettings):
+    """`name` and `price_cents` have no default: null leaves them as they are."""
+
+    model_config = example(price_cents=790, available_from="2026-11-27T03:00:00Z", max_per_order=2)
+
+    name: ProductName | None = None
+    price_cents: Cents | None = None
+
+
 # --- stock ----------------------------------------------------------------------------
 
 Quantity = Annotated[int, whole(1, 10**9)]
@@ -370,7 +439,7 @@ OnHand = Annotated[int, whole(0, 10**12)]
 class StockPatch(Body):
     model_config = example(low_at=5)
 
-    low_at: OnHand | None = Field(None, description="At or below it the state is `low`.")
+    low_at: OnHand | None = Field(default=None, description="At or below it the state is `low`.")
 
 
 class Receive(Body):
@@ -455,6 +524,42 @@ Email = Annotated[
     Field(max_length=MAX_EMAIL, pattern=r"^[^@\s\x00-\x1f]+@[^@\s\x00-\x1f]+$"),
     AfterValidator(_lower),
 ]
+
+
+def _day(value: str) -> str:
+    try:
+        if re.fullmatch(r"\d{4}-\d\d-\d\d", value, re.ASCII):
+            return date.fromisoformat(value).isoformat()
+    except ValueError:
+        pass
+    raise PydanticCustomError("date", "not a day: write 1981-11-21")
+
+
+Day = Annotated[
+    Text,
+    AfterValidator(_day),
+    WithJsonSchema({"type": "string", "format": "date", "examples": ["1981-11-21"]}),
+]
+Tag = Annotated[Text, Field(min_length=1, max_length=32)]
+Tags = Annotated[list[Tag], Field(max_length=32), AfterValidator(lambda t: list(dict.fromkeys(t)))]
+
+
+class CustomerIn(Body):
+    """All of it may be left out; a tag that comes twice is kept once."""
+
+    model_config = example(
+        nickname="ana",
+        name="Ana Souza",
+        email="ana@example.org",
+        birth_date="1981-11-21",
+        tags=["jazz", "vinyl"],
+    )
+
+    nickname: Label | None = None
+    name: Annotated[Text, Field(min_length=1, max_length=200)] | None = None
+    email: Email | None = None
+    birth_date: Day | None = None
+    tags: Tags = Field(default_factory=list)
 
 
 class Register(Body):
@@ -549,8 +654,7 @@ class MessagesQuery(PageQuery):
         return self.model_dump(exclude={"cursor", "limit"}, exclude_none=True, mode="json")
 
 
-class OrdersQuery(PageQuery):
-    customer: CustomerId | None = None
+class CustomerOrdersQuery(PageQuery):
     status: Status | None = None
     sku: Sku | None = None
     reference: Label | None = None
@@ -559,6 +663,45 @@ class OrdersQuery(PageQuery):
 
     def filters(self) -> dict[str, Any]:
         return self.model_dump(exclude={"cursor", "limit"}, exclude_none=True, mode="json")
+
+
+class OrdersQuery(CustomerOrdersQuery):
+    customer: CustomerId | None = None
+
+
+Phrase = Annotated[Text, Field(min_length=1, max_length=200)]
+Year = Annotated[int, BeforeValidator(_digits), Field(ge=0, le=9999)]
+Price = Annotated[int, BeforeValidator(_digits), Field(ge=0, le=MAX_CENTS)]
+
+
+class ProductsQuery(PageQuery):
+    q: Phrase | None = Field(default=None, description="A part of the name or the artist.")
+    artist: Phrase | None = None
+    genre: Phrase | None = None
+    year_min: Year | None = None
+    year_max: Year | None = None
+    price_min: Price | None = None
+    price_max: Price | None = None
+    in_stock: Annotated[bool, BeforeValidator(_flag)] | None = None
+    ticket: Annotated[str, Field(max_length=16_384)] | None = None
+
+    def filters(self) -> dict[str, Any]:
+        return self.model_dump(exclude={"cursor", "limit", "ticket"}, exclude_none=True)
+
+
+class CustomersQuery(PageQuery):
+    q: Phrase | None = Field(default=None, description="A part of the nickname, the name or a tag.")
+    tag: Tag | None = None
+    nickname: Label | None = None
+    email: Email | None = None
+    active: Annotated[bool, BeforeValidator(_flag)] | None = None
+
+    def filters(self) -> dict[str, Any]:
+        return self.model_dump(exclude={"cursor", "limit"}, exclude_none=True)
+
+
+class CustomersCountQuery(Query):
+    active: Annotated[bool, BeforeValidator(_flag)] | None = None
 
 
 class DeleteQueueQuery(Query):
@@ -729,6 +872,12 @@ class Order(BaseModel):
     finished_at: str | None
 
 
+class OrderPosted(Order):
+    """Its place is not told yet: a replay has the bytes of the first answer."""
+
+    tracking: Tracking
+
+
 class Settled(BaseModel):
     """The answer to ack, nack and release."""
 
@@ -866,6 +1015,51 @@ class Stock(BaseModel):
     low_at: int | None
     version: int
     updated_at: str
+
+
+class Product(BaseModel):
+    """What is for sale. `stock` is null where it is not counted."""
+
+    sku: str
+    name: str
+    price_cents: int
+    currency: str
+    attributes: dict[str, Any]
+    available_from: str | None
+    max_per_order: int | None
+    active: bool
+    stock: Stock | None
+    version: int
+    created_at: str
+    updated_at: str
+
+
+class Customer(BaseModel):
+    """Who buys. Of somebody who was erased only the id is left."""
+
+    id: str
+    nickname: str | None
+    name: str | None
+    email: str | None
+    birth_date: str | None
+    tags: list[str]
+    active: bool
+    erased: bool
+    version: int
+    created_at: str
+    updated_at: str
+
+
+class CustomerCount(BaseModel):
+    count: int
+
+
+class Favourite(BaseModel):
+    """A product to keep an eye on. `stock` is null where it is not counted."""
+
+    sku: str
+    stock: Stock | None
+    created_at: str
 
 
 class StockMovement(BaseModel):

@@ -19,6 +19,7 @@ from config import Settings
 from database import Database
 from events import Wire
 from hub import Hub
+from orders import Line
 from streams import Streams
 from upkeep import Upkeep
 from writer import Writer
@@ -35,6 +36,8 @@ class Service:
         self.accounts = Accounts(self.db, self.signer)
         self.hub = Hub(
             functools.partial(events.read_window, self.db),
+            superseded=frozenset({"stock.changed"}),
+            regrouping=frozenset({"favourites.changed"}),
             on_error=lambda error: logger.warning("the log: {}", type(error).__name__),
         )
         self.wire: Wire | None = None
@@ -62,6 +65,9 @@ class Service:
             self.hub.start(seen.epoch, max(seen.floor, seen.head - events.WINDOW), seen.floor)
             stack.push_async_callback(self.hub.stop)
             await self.hub.catch_up()
+            self.line = Line(self.db, self.hub)
+            self.line.start()
+            stack.push_async_callback(self.line.stop)
             self.writer = Writer(self.db, self.committed)
             await self.writer.start()
             stack.push_async_callback(self.writer.stop)
@@ -128,6 +134,7 @@ class Service:
         """Bring the gauges up to date before they are read."""
         stats, told = self.hub.stats, self._told
         metrics.DELIVERIES.inc(stats.delivered - told.delivered)
+        metrics.LEFT_OUT.inc(stats.left_out - told.left_out)
         metrics.GAPS.inc(stats.gaps - told.gaps)
         self._told = replace(stats)
         metrics.STREAMS.set(stats.streams)

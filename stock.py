@@ -103,7 +103,7 @@ class _Found:
 
 @dataclass(slots=True)
 class Shelf:
-    """The stock of one transaction. SKUs that are not in `levels` are not counted."""
+    """The stock of one transaction. A SKU is counted from its first receive on."""
 
     now: int = 0
     levels: dict[str, Level] = field(default_factory=dict)
@@ -119,7 +119,7 @@ class Shelf:
         """
         wanted: dict[str, int] = {}
         for sku, quantity in lines:
-            if sku in self.levels:
+            if self._counted(sku):
                 wanted[sku] = wanted.get(sku, 0) + quantity
         short = [sku for sku, n in wanted.items() if n > self.levels[sku].available]
         if short:
@@ -146,7 +146,7 @@ class Shelf:
         Raises:
             Invalid: more than can be counted.
         """
-        if self.level(sku).on_hand + quantity > MAX_ON_HAND:
+        if self.levels[sku].on_hand + quantity > MAX_ON_HAND:
             raise Invalid.at(f"at most {MAX_ON_HAND} on hand", pointer="#/quantity")
         level = self._touch(sku, "received")
         self._move(level, "received", quantity, origin)
@@ -186,10 +186,9 @@ class Shelf:
         Raises:
             NotFound: it is not counted.
         """
-        try:
-            return self.levels[sku]
-        except KeyError:
-            raise NotFound(UNKNOWN) from None
+        if not self._counted(sku):
+            raise NotFound(UNKNOWN)
+        return self.levels[sku]
 
     @property
     def changed(self) -> list[Level]:
@@ -205,6 +204,11 @@ class Shelf:
             if (edge := _edge(before, level)) is not None:
                 found.append(_event(edge, level, before, reason))
         return found
+
+    def _counted(self, sku: str) -> bool:
+        # Version 0: its row was opened for a receive that comes later in this transaction.
+        level = self.levels.get(sku)
+        return level is not None and level.version > 0
 
     def _touch(self, sku: str, reason: str) -> Level:
         level = self.levels[sku]

@@ -1,7 +1,8 @@
 """The words of the pages, in each language they speak.
 
 One flat table a language, the same keys in each. `{queue}` and `{previous}` are filled in
-with names of queues, on the server and by `static/track.js` alike.
+with names of queues, `{place}` and `{minutes}` with numbers, on the server and by
+`static/track.js` alike.
 """
 
 import re
@@ -33,6 +34,10 @@ ENGLISH = {
     "about.failed": "It could not be finished in {queue}. Please ask the shop.",
     "about.cancelled": "It was cancelled, nothing more will happen.",
     "about.expired": "Its time ran out before its turn came. Please ask the shop.",
+    # its place in the line
+    "place.exact": "Place {place} in line",
+    "place.beyond": "Beyond place {place} in line",
+    "place.time": ", about {minutes} min",
     # what happened
     "event.order.created": "Received in {queue}",
     "event.order.processing": "Work began in {queue}",
@@ -102,6 +107,9 @@ PORTUGUESE = {
     "about.failed": "Não foi possível concluí-lo em {queue}. Fale com a loja.",
     "about.cancelled": "Foi cancelado, nada mais vai acontecer.",
     "about.expired": "O prazo acabou antes da sua vez. Fale com a loja.",
+    "place.exact": "Lugar {place} na fila",
+    "place.beyond": "Depois do lugar {place} na fila",
+    "place.time": ", cerca de {minutes} min",
     "event.order.created": "Recebido em {queue}",
     "event.order.processing": "Atendimento iniciado em {queue}",
     "event.order.requeued": "De volta à fila em {queue}",

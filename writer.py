@@ -19,6 +19,7 @@ from typing import Any
 from loguru import logger
 
 import catalogue
+import customers
 import database
 import events
 import metrics
@@ -35,6 +36,7 @@ from moves import (
     Held,
     Keyed,
     KnownKey,
+    PlaceOrder,
     Receive,
     Registry,
     Release,
@@ -404,11 +406,14 @@ class Writer:
             desk.shelf.levels = await stock.lock(session, sorted(wanted))
 
     async def _read_clock(self, session: Session, desk: Desk, commands: Sequence[Command]) -> None:
-        """The one `now` of this transaction, read after its locks; with the terms of sale."""
+        """The one `now` of this transaction, read after its locks; with what a sale depends on."""
         posts = [command for command in commands if isinstance(command, Enqueue)]
         if posts:
             skus = sorted({sku for command in posts for sku in command.skus(desk)})
             desk.now, desk.terms = await catalogue.terms(session, skus)
+            buyers = {one.purchase.customer for one in posts if isinstance(one, PlaceOrder)}
+            if buyers:
+                desk.inactive = await customers.inactive(session, sorted(buyers))
         else:
             desk.now = await database.now(session)
         desk.shelf.now = desk.now

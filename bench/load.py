@@ -66,7 +66,7 @@ def _file(body: bytes) -> Iterator[str]:
         yield file.name
 
 
-def _cpu_seconds(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
     """What a process and all its threads have used so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -76,7 +76,7 @@ def _quiet(pid: int, seconds: float = 30) -> None:
     """Wait until a process has nothing left to do from the round before."""
     deadline = time.monotonic() + seconds
     used = -1.0
-    while used != (now := _cpu_seconds(pid)):
+    while used != (now := cpu_seconds(pid)):
         if time.monotonic() > deadline:
             raise Refused(f"process {pid} does not come to rest")
         used = now
@@ -93,7 +93,7 @@ def press(target: Target, connections: int, seconds: int) -> Result:
     with _file(target.body) as body:
         load = [f"-c{connections}", "-t1", f"-d{seconds}s", "--timeout", "10s", "-s", str(POST)]
         _quiet(target.pid)
-        before = _cpu_seconds(target.pid)
+        before = cpu_seconds(target.pid)
         own = [body, target.token or "none", *(["unique"] if target.unique else [])]
         done = subprocess.run(
             [wrk_path(), *load, target.url, "--", *own],
@@ -102,7 +102,7 @@ def press(target: Target, connections: int, seconds: int) -> Result:
             text=True,
             timeout=seconds + 60,
         )
-    used = _cpu_seconds(target.pid) - before
+    used = cpu_seconds(target.pid) - before
     found = re.search(r"^RESULT (.*)$", done.stdout, re.MULTILINE)
     if done.returncode or found is None:
         raise Refused(f"{target.name}: wrk failed\n{done.stdout}{done.stderr}")

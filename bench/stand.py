@@ -51,6 +51,11 @@ class Service(services.Server):
         answer = httpx.post(f"{self.url}{API}/auth/token", data=form)
         return answer.raise_for_status().json()["access_token"]
 
+    def look(self, path: str) -> Any:
+        """What the admin sees there."""
+        headers = {"Authorization": f"Bearer {self._admin}"}
+        return httpx.get(self.url + API + path, headers=headers).raise_for_status().json()
+
     def call(self, path: str, body: Any, token: str | None = None) -> httpx.Response:
         """A POST, by the admin if nobody is said, that succeeds."""
         headers = {"Authorization": f"Bearer {token or self._admin}"}
@@ -97,6 +102,19 @@ def databases(kind: str) -> Iterator[Callable[[], dict[str, str]]]:
         if kind == "postgres+redis":
             more["REDIS_URL"] = stack.enter_context(services.redis()).url
         yield lambda: {"DATABASE_URL": cluster.url(cluster.create()), **more}
+
+
+@contextmanager
+def crew(kind: str) -> Iterator[list[Service]]:
+    """The service on a fresh database: where there is Redis two processes, else one.
+
+    Raises services.Missing.
+    """
+    with ExitStack() as stack:
+        settings = stack.enter_context(databases(kind))()
+        count = 2 if "REDIS_URL" in settings else 1
+        common = {**settings, "SECRET_KEY": "k" * 32}  # a token opens both
+        yield [stack.enter_context(Service(**common)) for _ in range(count)]
 
 
 def postgres_version() -> str:

@@ -42,8 +42,21 @@ function showStatus(data) {
   page.dataset.status = find("status").dataset.status = data.status;
   find("status").textContent = words[`status.${data.status}`] ?? data.status;
   find("about").textContent = filled(words[`about.${data.status}`] ?? "", data);
+  showPlace({ position: null }); // until it is told anew
   find("asked").hidden = !data.cancel_requested;
   show(find("changed"), data.updated_at);
+}
+
+function showPlace({ position, position_exact: exact, eta_seconds: seconds }) {
+  const place = find("place");
+  place.textContent = "";
+  place.hidden = position === null;
+  if (place.hidden) return;
+  const text = words[exact ? "place.exact" : "place.beyond"];
+  const time = exact && seconds !== null ? words["place.time"] : "";
+  place.textContent = (text + time)
+    .replace("{place}", position)
+    .replace("{minutes}", Math.ceil(seconds / 60));
 }
 
 function showSteps(type, data) {
@@ -104,6 +117,7 @@ function follow() {
   source = new EventSource(`${page.dataset.stream}&last_event_id=${after}`);
   for (const type of TYPES) source.addEventListener(type, take);
   source.addEventListener("bookmark", (message) => (cursor = message.lastEventId));
+  source.addEventListener("position", (message) => showPlace(JSON.parse(message.data)));
   source.addEventListener("goodbye", part);
   // What was missed cannot be told one by one: the server draws the page anew.
   source.addEventListener("reset", () => setTimeout(() => location.reload(), Math.random() * 2_000));

@@ -83,16 +83,34 @@ def operations(house: House, role: str, *, slow: bool) -> list[Any]:
 
 
 def settled_ids(house: House) -> dict[str, list[str]]:
-    """Names that exist, for path parameters: messages in several statuses, queues, accounts."""
+    """Names that exist, for path parameters: messages, queues, accounts, products, customers."""
     queue = house.queue()
-    ids = [house.post(queue)["id"] for _ in range(4)]
+    items = [{"sku": f"of-{queue}", "quantity": 1}]  # of no product: a run may end disc-001's sale
+    ids = [house.post(queue, items=items)["id"] for _ in range(4)]
     done, failed = house.claim(queue, 2)
     house.settle("ack", done)
     house.settle("nack", failed, error="no", retry=False)
     username = f"target-{queue}"
     body = {"username": username, "password": PASSWORD, "roles": ["viewer"]}
     assert house.client().post("/accounts", json=body).status_code == 201
-    return {"id": ids, "name": [queue], "username": [username]}
+    sku, free = f"counted-{queue}", f"free-{queue}"
+    for product in ({"sku": sku, "price_cents": 990}, {"sku": free, "price_cents": 0}):
+        made = house.client().post("/products", json={"name": "A disc", **product})
+        assert made.status_code == 201
+    received = house.client().post(f"/products/{sku}/stock/receive", json={"quantity": 5})
+    assert received.status_code == 200
+    customers: list[str] = []
+    for nickname in (f"one-{queue}", f"two-{queue}"):
+        made = house.client().post("/customers", json={"nickname": nickname, "tags": ["a"]})
+        assert made.status_code == 201
+        customers.append(made.json()["id"])
+    return {
+        "id": ids,
+        "name": [queue],
+        "username": [username],
+        "sku": [sku, free],
+        "customer": customers,
+    }
 
 
 def fuzz(

@@ -1,9 +1,9 @@
 """The life of a message, twice: the decisions under test, and a small model that knows better.
 
 `Store` does in memory what the writer does with a database: it lays a batch on a desk,
-runs the commands and keeps what they decided. `Walk` sends all commands in any order,
-several in one batch, and compares each answer with that of `Model`, which was written
-from the rules and not from the code.
+with the stock it names, runs the commands and keeps what they decided. `Walk` sends all
+commands in any order, several in one batch, and compares each answer with that of `Model`,
+which was written from the rules and not from the code.
 """
 
 import json
@@ -17,11 +17,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from pydantic_core import to_json
 
 import moves
+from catalogue import Terms
 from errors import Problem
 from events import STATUSES, Event
 from models import Status
 from moves import Desk, Ended, Held, KnownKey, Message, QueueFacts, Registry
 from schemas import Purchase
+from stock import KnownMovement, Level, Movement, Shelf
 
 NOW = 1_795_284_000_000  # 2026-11-21T18:00:00Z
 DAY = 86_400_000
@@ -46,6 +48,17 @@ PICTURE = {
     "order.expired": {("processing", "expired"), ("pending", "expired")},
 }
 
+# The states of a SKU before and after a transaction, and which alarm lies between them.
+EDGES = {
+    ("in_stock", "low"): "stock.low",
+    ("in_stock", "out"): "stock.depleted",
+    ("low", "out"): "stock.depleted",
+    ("out", "low"): "stock.replenished",
+    ("out", "in_stock"): "stock.replenished",
+}
+TOLD = {"sku", "available", "previous_available", "state", "reason", "version"}
+REASONS = {"received", "adjusted", "reserved", "released", "committed"}
+
 
 def facts(queue_id: int, name: str, **changes: Any) -> QueueFacts:
     """A queue with the default settings."""
@@ -53,8 +66,9 @@ def facts(queue_id: int, name: str, **changes: Any) -> QueueFacts:
     return replace(plain, **changes)
 
 
-def purchase(**changes: Any) -> Purchase:
-    return Purchase.model_validate({"customer": "c-7", "items": [ITEM], **changes})
+def purchase(*lines: tuple[str, int], **changes: Any) -> Purchase:
+    items = [{"sku": sku, "quantity": n} for sku, n in lines] or [ITEM]
+    return Purchase.model_validate({"customer": "c-7", "items": items, **changes})
 
 
 class HeldElsewhere(Problem):
@@ -68,14 +82,20 @@ class HeldElsewhere(Problem):
 
 @dataclass
 class Store:
-    """Rows, keys, log and counts, changed by whole batches only."""
+    """Rows, keys, log, counts and stock, changed by whole batches only."""
 
     queues: dict[int, QueueFacts] = field(default_factory=dict)
     rows: dict[str, Message] = field(default_factory=dict)
     keys: dict[str, tuple[str, str]] = field(default_factory=dict)  # key → fingerprint, message
     log: list[Event] = field(default_factory=list)
     counts: dict[int, Counter[str]] = field(default_factory=dict)
+    levels: dict[str, Level] = field(default_factory=dict)
+    ledger: list[Movement] = field(default_factory=list)
+    terms: dict[str, Terms] = field(default_factory=dict)
     now: int = NOW
+    _read: int = 0  # events that `check_log` has read
+    _orders: dict[str, tuple[int, str, str]] = field(default_factory=dict)  # version, status, queue
+    _stock: dict[str, tuple[int, int, str]] = field(default_factory=dict)  # version, left, state
 
     def add(self, queue_id: int, name: str, **changes: Any) -> QueueFacts:
         self.counts.setdefault(queue_id, Counter())
@@ -94,6 +114,7 @@ class Store:
         """The outcome of each command, all in one transaction that commits."""
         desk = self.desk(commands, held)
         outcomes = [self._outcome(desk, command) for command in commands]
+        desk.events += desk.shelf.events()
         self._keep(desk)
         return outcomes
 
@@ -112,8 +133,9 @@ class Store:
         for command in commands:
             if isinstance(command, moves.Settle) and command.id in desk.rows:
                 desk.ended[command.id] = self.ended(command.id)
-            if isinstance(command, moves.Enqueue):
+            if isinstance(command, moves.Keyed):
                 self._know(desk, command)
+        self._shelve(desk, commands)
         self._probe(desk, commands, held)
         return desk
 
@@ -128,10 +150,17 @@ class Store:
                 found[detail["receipt"]] = Ended(detail["verb"], answer)
         return found
 
-    def _know(self, desk: Desk, command: moves.Enqueue) -> None:
+    def _know(self, desk: Desk, command: moves.Keyed) -> None:
         key = command.scoped_key(desk.registry)
-        if key is not None and key in self.keys:
-            fingerprint, message = self.keys[key]
+        if key is None or key not in self.keys:
+            return
+        fingerprint, message = self.keys[key]
+        if isinstance(command, moves.Receive):
+            one = next(one for one in self.ledger if one.id == message)
+            levels = (one.on_hand, one.reserved, one.low_at, one.version, one.number)
+            level = Level(one.sku, *levels, one.created_at, one.created_at)
+            desk.known_keys[key] = KnownMovement(fingerprint, level)
+        else:
             created = next(
                 event
                 for event in self.log
@@ -140,6 +169,15 @@ class Store:
             row = replace(self.rows[message])
             data = json.loads(created.data)
             desk.known_keys[key] = KnownKey(fingerprint, row, created.queue or "", data)
+
+    def _shelve(self, desk: Desk, commands: Sequence[moves.Command]) -> None:
+        """Copies of the stock that is named; what is received gets a row if it has none."""
+        received = {command.sku for command in commands if isinstance(command, moves.Receive)}
+        fresh = {sku: Level(sku, 0, 0, None, 0, 0, self.now, self.now) for sku in received}
+        there = fresh | self.levels
+        wanted = {sku for command in commands for sku in command.skus(desk)} & there.keys()
+        desk.shelf = Shelf(self.now, {sku: replace(there[sku]) for sku in wanted})
+        desk.terms = self.terms
 
     def _probe(self, desk: Desk, commands: Sequence[moves.Command], held: Collection[str]) -> None:
         wanted: Counter[int] = Counter()
@@ -179,6 +217,8 @@ class Store:
         for key, command in desk.new_keys.items():
             self.keys[key] = (command.fingerprint, command.id)
         self.log += desk.events
+        self.levels |= {level.sku: level for level in desk.shelf.changed}
+        self.ledger += desk.shelf.movements
         queues, *columns = desk.counters.columns()
         for place, queue_id in enumerate(queues):
             for status, column in zip(STATUSES, columns, strict=True):
@@ -191,6 +231,7 @@ class Store:
         for row in self.rows.values():
             check_row(row)
         self.check_log()
+        self.check_stock()
 
     def check_counts(self) -> None:
         """P8: the counters are the numbers of rows, none below zero."""
@@ -202,18 +243,70 @@ class Store:
 
     def check_log(self) -> None:
         """P3, P5: each history is gapless, hangs together, and ends where its row stands."""
-        last: dict[str, tuple[int, str, str]] = {}
-        for event in self.log:
+        edge: tuple[str, Any] | None = None
+        for event in self.log[self._read :]:
             data = json.loads(event.data)
-            version, status, queue = last.get(data["id"], (0, None, None))
-            assert data["version"] == version + 1
-            assert data["previous_status"] == status
-            assert data["previous_queue"] == queue
-            assert (status, data["status"]) in PICTURE[event.type], (event.type, status, data)
-            last[data["id"]] = (data["version"], data["status"], data["queue"])
+            if event.message is not None:
+                self._check_order_event(event, data)
+            elif event.type == "stock.changed":
+                assert edge is None
+                edge = self._check_stock_event(event, data)
+            else:
+                assert edge == (event.type, data)
+                edge = None
+        assert edge is None
+        self._read = len(self.log)
         for row in self.rows.values():
             at = (row.version, row.status.value, self.queues[row.queue_id].name)
-            assert last[row.id] == at
+            assert self._orders[row.id] == at
+
+    def _check_order_event(self, event: Event, data: Any) -> None:
+        version, status, queue = self._orders.get(data["id"], (0, None, None))
+        assert data["version"] == version + 1
+        assert data["previous_status"] == status
+        assert data["previous_queue"] == queue
+        assert (status, data["status"]) in PICTURE[event.type], (event.type, status, data)
+        self._orders[data["id"]] = (data["version"], data["status"], data["queue"])
+
+    def _check_stock_event(self, event: Event, data: Any) -> tuple[str, Any] | None:
+        """The edge that must follow it."""
+        version, left, state = self._stock.get(data["sku"], (0, 0, "out"))
+        assert event.subject == f"stock:{data['sku']}"
+        assert data.keys() == TOLD
+        assert (data["version"], data["previous_available"]) == (version + 1, left)
+        assert data["reason"] in REASONS
+        self._stock[data["sku"]] = (data["version"], data["available"], data["state"])
+        edge = EDGES.get((state, data["state"]))
+        return None if edge is None else (edge, data)
+
+    def check_stock(self) -> None:
+        """P4: nothing is promised twice, and the ledger says what is on hand."""
+        held = Counter[str]()
+        for row in self.rows.values():
+            assert row.reserved is None or row.finished_at is None
+            held.update(row.held())
+        ledgers: dict[str, list[Movement]] = {sku: [] for sku in self.levels}
+        for one in self.ledger:
+            ledgers[one.sku].append(one)
+        for sku, level in self.levels.items():
+            assert 0 <= level.reserved <= level.on_hand
+            assert level.reserved == held.pop(sku, 0)
+            check_ledger(level, ledgers[sku])
+            low = level.low_at is not None and level.available <= level.low_at
+            state = "out" if level.available == 0 else "low" if low else "in_stock"
+            assert self._stock[sku] == (level.version, level.available, state)
+        assert not held
+
+
+def check_ledger(level: Level, ledger: Sequence[Movement]) -> None:
+    """Numbered without a gap; each line says what is on hand after it, the last one now."""
+    assert [one.number for one in ledger] == list(range(1, level.moved + 1))
+    on_hand = 0
+    for one in ledger:
+        on_hand += one.change
+        assert one.on_hand == on_hand
+        assert (one.kind == "committed") == (one.message is not None)
+    assert level.on_hand == on_hand
 
 
 def check_row(row: Message) -> None:
@@ -241,6 +334,8 @@ class Life:
     entered: int
     priority: int
     expires: int | None
+    lines: list[tuple[str, int]]
+    held: Counter[str] = field(default_factory=Counter)
     status: str = "pending"
     version: int = 1
     attempts: int = 0
@@ -271,7 +366,9 @@ class Model:
     def __init__(self, queues: dict[int, QueueFacts]) -> None:
         self.queues = queues  # the store's own: settings are no decision
         self.lives: dict[str, Life] = {}
-        self.keys: dict[tuple[str, int, str], tuple[str, bytes]] = {}
+        self.keys: dict[tuple[str, int | str, str], tuple[str, bytes]] = {}
+        self.on_hand: dict[str, int] = {}  # of what is counted
+        self.reserved = Counter[str]()
         self.now = NOW
         self.candidates: dict[int, list[str]] = {}
 
@@ -320,6 +417,7 @@ class Model:
         if status not in ("pending", "processing"):
             life.finished = self.now
             life.receipt = None
+            self.let_go(life)
 
     def back(self, life: Life, due: int) -> None:
         """Towards pending, where time, a wish to cancel and a deleted queue are heard."""
@@ -337,26 +435,80 @@ class Model:
         life.attempts = life.lost = 0
         life.due = life.entered = self.now
 
+    def known(self, key: tuple[str, int | str, str], fingerprint: str, given: Any) -> bool:
+        """Whether the key was there: then it is the same again, answered as the first time."""
+        if key not in self.keys:
+            return False
+        before, first = self.keys[key]
+        if before != fingerprint:
+            raise No("idempotency_key_reused")
+        assert given.replayed
+        assert to_json(given.shape) == first
+        return True
+
+    # --- stock ------------------------------------------------------------------------
+
+    def reserve(self, life: Life) -> None:
+        wanted = Counter[str]()
+        for sku, n in life.lines:
+            wanted[sku] += n if sku in self.on_hand else 0
+        if any(n > self.on_hand.get(sku, 0) - self.reserved[sku] for sku, n in wanted.items()):
+            raise No("out_of_stock")
+        self.reserved.update(wanted)
+        life.held = wanted
+
+    def let_go(self, life: Life) -> None:
+        self.reserved.subtract(life.held)
+        for sku, n in (+life.held).items():
+            self.on_hand[sku] -= n if life.status == "completed" else 0
+        life.held = Counter()
+
+    def receive(self, command: moves.Receive, given: Any) -> None:
+        key = (command.account, command.sku, command.key or "")
+        if command.key is not None and self.known(key, command.fingerprint, given):
+            return
+        self.on_hand[command.sku] = self.on_hand.get(command.sku, 0) + command.quantity
+        assert not given.replayed
+        self.shelved(command.sku, given.shape)
+        if command.key is not None:
+            self.keys[key] = (command.fingerprint, to_json(given.shape))
+
+    def adjust(self, command: moves.Adjust, given: Any) -> None:
+        if command.sku not in self.on_hand:
+            raise No("not_found")
+        if self.on_hand[command.sku] != command.expected:
+            raise No("version_mismatch")
+        if command.on_hand < self.reserved[command.sku]:
+            raise No("below_reserved")
+        self.on_hand[command.sku] = command.on_hand
+        self.shelved(command.sku, given)
+
+    def set_low(self, command: moves.SetLow, given: Any) -> None:
+        if command.sku not in self.on_hand:
+            raise No("not_found")
+        assert given["low_at"] == command.low_at
+        self.shelved(command.sku, given)
+
+    def shelved(self, sku: str, shape: Any) -> None:
+        assert (shape["on_hand"], shape["reserved"]) == (self.on_hand[sku], self.reserved[sku])
+        assert shape["available"] == shape["on_hand"] - shape["reserved"]
+
     # --- the verbs --------------------------------------------------------------------
 
     def enqueue(self, command: moves.Enqueue, given: Any) -> None:
         """`given` is the real answer: its id is taken over, its bytes are remembered."""
         queue = self.by_name(command.queue)
         key = (command.account, queue.id, command.key or "")
-        if command.key is not None and key in self.keys:
-            fingerprint, first = self.keys[key]
-            if fingerprint != command.purchase.fingerprint():
-                raise No("idempotency_key_reused")
-            assert given.replayed
-            assert to_json(given.shape) == first
+        if command.key is not None and self.known(key, command.purchase.fingerprint(), given):
             return
         wish = command.purchase
         if wish.expires_at is not None and wish.expires_at <= self.now:
             raise No("invalid")
-        assert not isinstance(given, Problem)
-        assert not given.replayed
         due = self.now + (wish.delay_seconds or 0) * 1000
-        life = Life(command.id, queue.id, due, self.now, wish.priority, wish.expires_at)
+        lines = [(item.sku, item.quantity) for item in wish.items]
+        life = Life(command.id, queue.id, due, self.now, wish.priority, wish.expires_at, lines)
+        self.reserve(life)
+        assert not given.replayed
         self.lives[life.id] = life
         if command.key is not None:
             self.keys[key] = (wish.fingerprint(), to_json(given.shape))
@@ -460,6 +612,7 @@ class Model:
         assert given["status"] == "pending"
 
     def revive(self, life: Life) -> None:
+        self.reserve(life)
         self.fresh(life)
         if life.expires is not None and life.expires <= self.now:
             life.expires = None
@@ -503,7 +656,9 @@ class Model:
             return False
         del self.lives[life.id]
         self.keys = {
-            key: found for key, found in self.keys.items() if json.loads(found[1])["id"] != life.id
+            key: found
+            for key, found in self.keys.items()
+            if json.loads(found[1]).get("id") != life.id
         }
         return True
 
@@ -512,6 +667,13 @@ class Model:
 
 NAMES = ("alpha", "beta", "gamma", "alpha", "beta", "gamma", "nowhere")
 NOBODY = "01a1ff43-dd00-7b3e-8f21-4c5d6e7f8091"
+LINES = (
+    [("free", 2)],  # is never received, so never counted
+    [("a", 1)],
+    [("a", 2), ("b", 1)],
+    [("b", 1), ("a", 1), ("b", 1)],
+    [("c", 3), ("free", 1)],
+)
 choice = st.integers(0, 1_000)
 more = st.sampled_from([False, False, True])
 
@@ -531,18 +693,21 @@ class Walk(RuleBasedStateMachine):
         attempts=st.integers(1, 3),
         losses=st.integers(1, 3),
         backoff=st.sampled_from([0, 1, 600, 900]),
+        on_hand=st.sampled_from([0, 4, 9]),
     )
-    def begin(self, attempts: int, losses: int, backoff: int) -> None:
+    def begin(self, attempts: int, losses: int, backoff: int, on_hand: int) -> None:
         limits = {"max_attempts": attempts, "max_lost_leases": losses, "backoff_seconds": backoff}
         self.store.add(1, "alpha", lease_seconds=2, **limits)
         self.store.add(2, "beta", lease_seconds=5, backoff_seconds=0)
         self.store.add(3, "gamma", max_attempts=100, backoff_seconds=900)
-        self.give("alpha", 4)
-        self.give("beta", None)
+        if on_hand:
+            self.batch.append(moves.Receive("a", on_hand, "admin"))
+        self.give("alpha", 4, LINES[2])
+        self.give("beta", None, LINES[1])
 
-    def give(self, queue: str, lives: int | None) -> None:
+    def give(self, queue: str, lives: int | None, lines: list[tuple[str, int]] = LINES[0]) -> None:
         """Something to work on, and somebody who works on it."""
-        self.enqueue(queue, None, None, lives, 0)
+        self.enqueue(queue, lines, None, None, lives, 0)
         self.commit()
         self.claim(queue, 1, None)
         self.commit()
@@ -559,7 +724,7 @@ class Walk(RuleBasedStateMachine):
         """A receipt, old or new; one that may still be good more often."""
         good = [(row.id, row.receipt) for row in self.store.rows.values() if row.receipt]
         if not good and not self.batch:
-            self.give(NAMES[pick % 3], None)
+            self.give(NAMES[pick % 3], None, LINES[pick % 2])
             good = self.receipts[-1:]
         chosen = good if good and pick % 4 else self.receipts[-6:]
         return chosen[pick // 4 % len(chosen)]
@@ -569,6 +734,7 @@ class Walk(RuleBasedStateMachine):
 
     @rule(
         queue=st.sampled_from(NAMES),
+        lines=st.sampled_from(LINES),
         key=st.sampled_from([None, None, None, "k1", "k2", "any"]),
         delay=st.sampled_from([None, None, 0, 3]),
         lives=st.sampled_from([None, None, None, 0, 2, 40]),
@@ -578,6 +744,7 @@ class Walk(RuleBasedStateMachine):
     def post(
         self,
         queue: str,
+        lines: list[tuple[str, int]],
         key: str | None,
         delay: int | None,
         lives: int | None,
@@ -585,8 +752,8 @@ class Walk(RuleBasedStateMachine):
         more: bool,
     ) -> None:
         if key is not None and key != "any":  # the same purchase again
-            delay, lives, priority = 1, None, 9
-        self.enqueue(queue, key, delay, lives, priority)
+            lines, delay, lives, priority = LINES[3], 1, None, 9
+        self.enqueue(queue, lines, key, delay, lives, priority)
         self.end(more)
 
     @rule(
@@ -645,7 +812,7 @@ class Walk(RuleBasedStateMachine):
         self.end(more)
 
     @rule(
-        verb=st.sampled_from(["reap", "reap", "expire", "purge", "redrive", "prune"]),
+        verb=st.sampled_from(["reap", "reap", "expire", "purge", "redrive", "redrive", "prune"]),
         queue=st.integers(1, 3),
         more=more,
     )
@@ -653,14 +820,36 @@ class Walk(RuleBasedStateMachine):
         """Over all rows: each is looked at again."""
         found = sorted(self.store.rows)
         days = dict.fromkeys(self.store.queues, queue)
+        failed = [row.queue_id for row in self.store.rows.values() if row.status == "failed"]
+        redriven = failed[queue % len(failed)] if failed else queue
         kinds: dict[str, moves.Command] = {
             "reap": moves.Reap(found),
             "expire": moves.Expire(found),
             "purge": moves.Purge(found, "admin", queue_id=queue),
-            "redrive": moves.Redrive(found, "admin", queue_id=queue),
+            "redrive": moves.Redrive(found, "admin", queue_id=redriven),
             "prune": moves.Prune(found, retention_days=days),
         }
         self.batch.append(kinds[verb])
+        self.end(more)
+
+    @rule(
+        verb=st.sampled_from(["receive", "receive", "adjust", "set_low"]),
+        sku=st.sampled_from(["a", "a", "b", "c"]),
+        n=st.integers(0, 9),
+        key=st.sampled_from([None, None, "k1"]),
+        more=more,
+    )
+    def shelf(self, verb: str, sku: str, n: int, key: str | None, more: bool) -> None:
+        """What is counted is counted anew; only the first receive makes it counted."""
+        quantity = 1 + n % (2 if key else 3)
+        level = self.store.levels.get(sku)
+        counted = 0 if level is None else level.on_hand
+        commands: dict[str, moves.Command] = {
+            "receive": moves.Receive(sku, quantity, "admin", key=key, fingerprint=str(quantity)),
+            "adjust": moves.Adjust(sku, n, counted + (n == 3), "counted", "admin"),
+            "set_low": moves.SetLow(sku, n if n < 9 else None),
+        }
+        self.batch.append(commands[verb])
         self.end(more)
 
     @rule(millis=st.sampled_from([1, 999, 1_000, 2_000, 4_000, 61_000, 900_000, DAY]))
@@ -685,9 +874,15 @@ class Walk(RuleBasedStateMachine):
     # --- commands ---------------------------------------------------------------------
 
     def enqueue(
-        self, queue: str, key: str | None, delay: int | None, lives: int | None, priority: int
+        self,
+        queue: str,
+        lines: list[tuple[str, int]],
+        key: str | None,
+        delay: int | None,
+        lives: int | None,
+        priority: int,
     ) -> None:
-        wish = purchase(delay_seconds=delay, priority=priority)
+        wish = purchase(*lines, delay_seconds=delay, priority=priority)
         if lives is not None:
             wish = wish.model_copy(update={"expires_at": self.store.now + lives * 1000})
         if key == "k1":
@@ -742,22 +937,30 @@ class Walk(RuleBasedStateMachine):
     ) -> None:
         """The model does what the command did. Raises No where it should be refused."""
         if isinstance(command, moves.Sweep):
-            moved = self.swept(command, held, before)
-            assert given == ((moved, 0) if isinstance(command, moves.Redrive) else moved)
+            moved, refused = self.swept(command, held, before)
+            assert given == ((moved, refused) if isinstance(command, moves.Redrive) else moved)
             return
         worker = isinstance(command, moves.Settle) and command.verb != "extend"
         verb = getattr(self.model, "settle" if worker else command.verb)
         # A refusal changes nothing: the model refuses before it reads the answer.
         verb(command, _Refused() if isinstance(given, Problem) else given)
 
-    def swept(self, command: moves.Sweep, held: set[str], before: dict[str, int]) -> int:
+    def swept(
+        self, command: moves.Sweep, held: set[str], before: dict[str, int]
+    ) -> tuple[int, int]:
         lives = [self.model.lives.get(one) for one in command.found if one not in held]
         touched = [
             life.id for life in self.model.lives.values() if life.version != before.get(life.id)
         ]
         verb = getattr(self.model, command.verb)
         rest: Iterable[Any] = [touched] if command.verb == "prune" else []
-        return sum(verb(life, command, *rest) for life in lives if life is not None)
+        moved = refused = 0
+        for life in lives:
+            try:
+                moved += life is not None and verb(life, command, *rest)
+            except No:
+                refused += 1
+        return moved, refused
 
     @invariant()
     def same(self) -> None:
@@ -765,6 +968,9 @@ class Walk(RuleBasedStateMachine):
         if self.batch:
             return
         self.store.check()
+        levels = self.store.levels.values()
+        assert {one.sku: one.on_hand for one in levels} == self.model.on_hand
+        assert {one.sku: one.reserved for one in levels if one.reserved} == +self.model.reserved
         assert self.store.rows.keys() == self.model.lives.keys()
         for row in self.store.rows.values():
             life = self.model.lives[row.id]

@@ -13,7 +13,13 @@ from tests.answers import NOWHERE
 from tests.house import API
 from tests.services import ROOT
 
-VALUES = {"name": "orders", "id": NOWHERE, "sku": "disc-001", "username": "nobody-of-that-name"}
+VALUES = {
+    "name": "orders",
+    "id": NOWHERE,
+    "sku": "disc-001",
+    "customer": "c-7",
+    "username": "nobody-of-that-name",
+}
 METHODS = ("get", "post", "put", "patch", "delete")
 ENDLESS = f"{API}/events"
 

@@ -297,6 +297,7 @@ TOPICS = st.one_of(
     NAMES.map("customer:{}".format),
     NAMES.map("stock:{}".format),
     QUEUES.map("queue:{}".format),
+    NAMES.map("favourites:{}".format),
     st.sampled_from(["queues", "stock"]),
 )
 
@@ -579,6 +580,7 @@ def test_a_clear_beats_a_put_that_began_before_it() -> None:
         ("queues", ("queues", "")),
         ("stock:disc+1", ("stock", "disc+1")),
         ("stock", ("stock", "")),
+        ("favourites", ("favourites", "")),
     ],
 )
 def test_topics_are_read(text: str, parsed: tuple[str, str]) -> None:
@@ -612,7 +614,9 @@ def test_topics_are_read(text: str, parsed: tuple[str, str]) -> None:
         "stock\0",
         " stock",
         "Stock",
-        "favourites",
+        "favourites:",
+        "favourites:c-7",
+        "Favourites",
         "stock:\ud800",
     ],
 )
@@ -725,6 +729,29 @@ def test_a_ticket_opens_only_what_it_names() -> None:
     """A ticket for a customer's topic does not open that customer's orders by name."""
     who = replace(ticket(), topics=frozenset({"customer:c-7"}))
     assert auth.may_read_order(who, "c-7", ORDER) is Access.HIDDEN
+
+
+def follows(who: Principal | None) -> Access:
+    return auth.may_follow(who, "favourites", order_customer=None, public_stock=True)
+
+
+@pytest.mark.parametrize("role", Role)
+def test_favourites_belong_to_a_customer_id(role: Role) -> None:
+    """Whoever has a customer id follows his own; others have none, and nobody must sign in."""
+    his, nobodys = principal(role, customer="c-7"), principal(role)
+    assert follows(his) is Access.ALLOWED
+    assert auth.followed(his, ["favourites", "stock"]) == {"favourites:c-7", "stock"}
+    assert follows(nobodys) is Access.HIDDEN
+    assert follows(None) is Access.ANONYMOUS
+
+
+def test_a_ticket_for_favourites_names_whose() -> None:
+    """Such a ticket follows one customer's, whoever holds it; any other ticket nobody's."""
+    his = replace(ticket(), topics=frozenset({"favourites:c-7", "stock"}))
+    assert follows(his) is Access.ALLOWED
+    assert auth.followed(his, ["favourites"]) == {"favourites:c-7"}
+    assert auth.followed(his, ["stock"]) == {"stock"}
+    assert follows(ticket()) is Access.HIDDEN
 
 
 def test_refusals_are_problems() -> None:

@@ -1,13 +1,19 @@
 """What the benchmarks compare is comparable."""
 
+import asyncio
+import json
 import re
+import socket
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from bench import load, report, stand
+from bench import flashsale, hot, load, position, report, stand
+from bench.arrivals import Plan, arrive, percentile
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +54,89 @@ def test_the_twin_checks_the_caller_too(pair: tuple[httpx.Client, str, str]) -> 
     """Without a credential the twin is as closed as the service."""
     _, ours, its = pair
     assert [httpx.post(url, json=stand.PURCHASE).status_code for url in (ours, its)] == [401, 401]
+
+
+class Staller:
+    """A service of one connection that answers at once, but for one answer."""
+
+    def __init__(self, stall: int, seconds: float) -> None:
+        self._stall, self._seconds = stall, seconds
+        self._door = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._door.getsockname()[1]}/"
+        self.thread = threading.Thread(target=self._serve, daemon=True)
+        self.thread.start()
+
+    def _serve(self) -> None:
+        line, _ = self._door.accept()
+        with self._door, line:
+            answered = 0
+            while line.recv(4_096):
+                answered += 1
+                time.sleep(self._seconds if answered == self._stall else 0)
+                line.sendall(b"HTTP/1.1 201 Created\r\nContent-Length: 2\r\n\r\n{}")
+
+
+def test_a_stall_is_seen_by_all_that_were_due_meanwhile() -> None:
+    """Open loop: whoever would have come while nothing moved counts, and from when he came."""
+    here = Staller(stall=10, seconds=0.7)
+    found = arrive(Plan([here.url], "t", ["{}"], rate=100, seconds=1, lines=1))
+    here.thread.join(10)
+    assert found.statuses == {"201": 100}
+    assert found.most >= 690
+    assert found.p50 >= 100  # 70 of 100 were due in the stall, half of them in its first half
+    assert found.late_p99 < found.most / 2
+    assert 0 < found.busy < 1
+
+
+def test_what_is_never_answered_is_lost_not_forgotten() -> None:
+    """A client that gives up counts what it gave up on, and how long it had waited."""
+    here = Staller(stall=3, seconds=2)
+    found = arrive(Plan([here.url], "t", ["{}"], rate=100, seconds=0.05, lines=1, patience=0.2))
+    assert found.statuses == {"201": 2, "lost": 3}
+    assert found.most >= 200
+
+
+def test_a_percentile_is_a_value_that_was_measured() -> None:
+    """The least that is not exceeded by so many."""
+    found = [percentile([4, 1, 3, 2], share) for share in (0.25, 0.5, 0.51, 0.99, 1)]
+    assert found == [1, 2, 3, 4, 4]
+
+
+@pytest.fixture(scope="module")
+def shop() -> Iterator[flashsale.Shop]:
+    with flashsale.opened("sqlite") as found:
+        yield found
+
+
+def test_a_sale_accepts_and_reserves_every_purchase(shop: flashsale.Shop) -> None:
+    """One disc, posted by the clock: all accepted, all reserved, all in the table."""
+    rate, accepted, failed, refused, *_ = shop.sell(20, 1)
+    assert (rate, accepted, failed, refused) == ("20", "20", "0", "0")
+
+
+def test_the_hot_and_the_other_purchase_differ_in_stock_alone(shop: flashsale.Shop) -> None:
+    """The same bytes but for a SKU of the same length, of which one is counted."""
+    service = shop.crew[0]
+    targets = hot.sides(shop.crew)
+    for sku in (hot.COUNTED, hot.UNCOUNTED):
+        service.call(f"/queues/{stand.QUEUE}/messages", json.loads(targets[sku][0].body))
+    assert service.look(f"/products/{hot.COUNTED}/stock")["reserved"] == 1
+    with pytest.raises(httpx.HTTPStatusError, match="404"):
+        service.look(f"/products/{hot.UNCOUNTED}/stock")
+    one, other = (targets[sku][0].body for sku in (hot.COUNTED, hot.UNCOUNTED))
+    assert len(one) == len(other)
+    assert one.replace(hot.COUNTED.encode(), hot.UNCOUNTED.encode()) == other
+
+
+def test_places_are_told_while_the_line_moves(shop: flashsale.Shop) -> None:
+    """Only who follows an order in the line is told, and the claims go on in every row."""
+    plan = position.Plan(pending=200, watchers=10, seconds=1.5, settle=0)
+    alone, idle, told = asyncio.run(position.samples(shop.crew[0], plan))
+    assert (alone.told, idle.told) == (0, 0)
+    assert told.told >= 10 / plan.seconds / 2
+    assert told.line > idle.line
+    assert min(one.claimed for one in (alone, idle, told)) > 0
+    assert min(one.cpu for one in (alone, idle, told)) > 0
 
 
 def test_without_wrk_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,7 @@ from tests.house import ADMIN_PASSWORD, API, SECRET_KEY, House
 from tests.services import ROOT, Postgres, RedisServer, Server, free_port, until
 from tests.sse import Stream
 
-COMMANDS = ("serve", "migrate", "config", "token", "doctor", "demo")
+COMMANDS = ("serve", "migrate", "config", "token", "doctor", "import", "demo")
 SECONDS = 60.0
 NOBODY = "postgres://u:hidden-password@127.0.0.1:1/none"
 

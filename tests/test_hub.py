@@ -30,6 +30,7 @@ from hub import (
 T = TypeVar("T")
 NOW = 1_795_284_000_000  # 2026-11-21T18:00:00Z
 EPOCH = "k3f9a2c1"
+SUPERSEDED = frozenset({"stock.changed"})
 
 
 class JumpingLoop(asyncio.SelectorEventLoop):
@@ -74,9 +75,22 @@ def frame(
     epoch: str = EPOCH,
     wakes: str | None = None,
     size: int = 0,
+    kind: str = "order.created",
+    at: int = NOW,
 ) -> Frame:
-    block = f"id: {epoch}-{seq}\nevent: order.created\ndata: {'x' * size}{seq}\n\n"
-    return Frame(seq, "order.created", topics or ("queue:a",), wakes, block.encode())
+    block = f"id: {epoch}-{seq}\nevent: {kind}\ndata: {'x' * size}{seq}\n\n"
+    return Frame(seq, at, kind, topics or ("queue:a",), wakes, block.encode())
+
+
+def parsed(text: str) -> list[dict[str, str]]:
+    """The events a browser would see; comment lines are no part of them."""
+    lines = re.sub(r"(?m)^:\n", "", text)
+    blocks = [block for block in lines.split("\n\n") if block]
+    return [dict(line.split(": ", 1) for line in block.split("\n")) for block in blocks]
+
+
+def number(block: dict[str, str]) -> int:
+    return int(block["id"].rpartition("-")[2])
 
 
 @dataclass
@@ -90,7 +104,7 @@ class Log:
     asked: list[tuple[int, frozenset[str] | None]] = field(
         default_factory=list[tuple[int, frozenset[str] | None]]
     )
-    gate: Callable[[], Awaitable[None]] | None = None
+    gate: Callable[[], Awaitable[object]] | None = None
     broken: bool = False
     base: int = 0  # number before the first of `frames`
 
@@ -98,9 +112,11 @@ class Log:
     def head(self) -> int:
         return self.base + len(self.frames)
 
-    def grow(self, n: int, *topics: str, size: int = 0) -> list[Frame]:
-        first = self.head + 1
-        new = [frame(s, *topics, epoch=self.epoch, size=size) for s in range(first, first + n)]
+    def grow(
+        self, n: int, *topics: str, size: int = 0, kind: str = "order.created", at: int = NOW
+    ) -> list[Frame]:
+        numbers = range(self.head + 1, self.head + 1 + n)
+        new = [frame(s, *topics, epoch=self.epoch, size=size, kind=kind, at=at) for s in numbers]
         self.frames += new
         return new
 
@@ -122,12 +138,14 @@ class Client:
 
     def __init__(self) -> None:
         self.writes: list[bytes] = []
+        self.times: list[float] = []  # when each write began
         self.open = asyncio.Event()
         self.open.set()
         self.task: asyncio.Task[str] | None = None
 
     async def write(self, data: bytes) -> None:
         self.writes.append(data)
+        self.times.append(asyncio.get_running_loop().time())
         await self.open.wait()
 
     @property
@@ -136,17 +154,19 @@ class Client:
 
     @property
     def blocks(self) -> list[dict[str, str]]:
-        """The events a browser would see; comment lines are no part of them."""
-        lines = re.sub(r"(?m)^:\n", "", self.text)
-        blocks = [block for block in lines.split("\n\n") if block]
-        return [dict(line.split(": ", 1) for line in block.split("\n")) for block in blocks]
+        return parsed(self.text)
+
+    @property
+    def told(self) -> list[tuple[int, str]]:
+        """Number and kind of every event."""
+        return [(number(block), block["event"]) for block in self.blocks if "." in block["event"]]
 
     def named(self, name: str) -> list[dict[str, str]]:
         return [block for block in self.blocks if block["event"] == name]
 
     @property
     def events(self) -> list[int]:
-        return [int(b["id"].rpartition("-")[2]) for b in self.named("order.created")]
+        return [number(block) for block in self.named("order.created")]
 
     def data(self, name: str) -> list[dict[str, Any]]:
         return [json.loads(block["data"]) for block in self.named(name)]
@@ -188,6 +208,17 @@ class Stage:
         self.tasks.append(client.task)
         return client
 
+    def sell(self, *kinds: str, sku: str = "a") -> None:
+        """Events of a SKU come by at once."""
+        for kind in kinds:
+            topics = (f"stock:{sku}", "stock")
+            new = self.log.grow(1, *topics, kind=f"stock.{kind}", at=self.wall())
+            self.hub.feed(self.log.epoch, new[0].seq, new)
+
+    def wall(self) -> int:
+        """The database's clock, ms."""
+        return NOW + round(self.hub.now() * 1000)
+
     async def commit(self, n: int, *topics: str, size: int = 0) -> list[Frame]:
         """Events are written and come by at once; streams that began are live by then."""
         await turns()
@@ -208,7 +239,13 @@ def on_stage(scene: Scene, log: Log | None = None, limits: Limits | None = None)
 
     async def perform() -> None:
         shown = log or Log()
-        hub = Hub(shown.read, limits=limits, clock=lambda: NOW)
+        hub = Hub(
+            shown.read,
+            limits=limits,
+            superseded=SUPERSEDED,
+            regrouping=frozenset({"mine.changed"}),
+            clock=lambda: NOW,
+        )
         hub.start(shown.epoch, shown.head, shown.floor)
         stage = Stage(hub, shown)
         try:
@@ -1043,6 +1080,404 @@ def test_touched_queues_are_remembered_while_somebody_cares() -> None:
     on_stage(scene)
 
 
+# --- what a newer one replaces --------------------------------------------------------------
+
+
+def test_a_sale_is_told_ten_times_a_second() -> None:
+    """The first change at once, then every 100 ms the newest; the last one is never missing."""
+
+    async def scene(stage: Stage) -> None:
+        clients = [stage.join(None, "stock:a") for _ in range(20)]
+        await turns()
+        now = asyncio.get_running_loop().time
+        began = now()
+        for _ in range(300):
+            stage.sell("changed")
+            await asyncio.sleep(0.003)
+        await asyncio.sleep(1)
+        one = clients[0]
+        moments = [round(moment - began, 6) for moment in one.times[1:]]
+        assert moments == [round(n / 10, 6) for n in range(10)]
+        assert [seq for seq, _ in one.told] == [1, 34, 67, 100, 134, 167, 200, 234, 267, 300]
+        assert all(client.writes[1:] == one.writes[1:] for client in clients)
+        assert stage.hub.stats.left_out == 290
+
+    on_stage(scene, limits=Limits(tick_bytes=500))
+
+
+def test_a_change_after_a_rest_is_told_at_once() -> None:
+    """Whoever was told nothing for 100 ms waits for nothing."""
+
+    async def scene(stage: Stage) -> None:
+        client = stage.join(None, "stock")
+        for _ in range(5):
+            await asyncio.sleep(0.101)
+            stage.sell("changed")
+            await turns()
+            assert client.told[-1] == (stage.log.head, "stock.changed")
+        assert stage.hub.stats.left_out == 0
+
+    on_stage(scene)
+
+
+def test_each_product_has_its_own_newest() -> None:
+    """An older change goes only in favour of the same product."""
+
+    async def scene(stage: Stage) -> None:
+        client = stage.join(None, "stock")
+        await turns()
+        stage.sell("changed")
+        await asyncio.sleep(0.01)
+        for sku in "abacb":
+            stage.sell("changed", sku=sku)
+        await asyncio.sleep(0.1)
+        assert [seq for seq, _ in client.told] == [1, 4, 5, 6]
+        assert len(client.writes) == 3
+
+    on_stage(scene)
+
+
+def test_anything_else_takes_along_what_is_held() -> None:
+    """In order of their numbers, at the next tick: nothing overtakes a change of stock."""
+
+    async def scene(stage: Stage) -> None:
+        client = stage.join(None, "stock:a", "order:1")
+        await turns()
+        stage.sell("changed")
+        await asyncio.sleep(0.01)
+        stage.sell("changed", "changed")
+        await asyncio.sleep(0.01)
+        assert len(client.told) == 1
+        began = asyncio.get_running_loop().time()
+        stage.sell("changed", "depleted")
+        stage.hub.feed(EPOCH, 6, stage.log.grow(1, "order:1"))
+        stage.sell("changed")
+        await turns()
+        assert asyncio.get_running_loop().time() == began
+        rest = [(5, "stock.depleted"), (6, "order.created"), (7, "stock.changed")]
+        assert client.told == [(1, "stock.changed"), *rest]
+        stage.sell("changed")
+        stage.hub.send("stock:a", control("counts", {}))
+        await asyncio.sleep(0.01)
+        assert [block["event"] for block in client.blocks][-2:] == ["stock.changed", "counts"]
+
+    on_stage(scene)
+
+
+def test_what_a_tick_took_along_begins_a_new_rest() -> None:
+    """The 100 ms count from the last time a change was told, with whatever else."""
+
+    async def scene(stage: Stage) -> None:
+        client = stage.join(None, "stock:a", "order:1")
+        await asyncio.sleep(1)
+        now = asyncio.get_running_loop().time
+        began = now()
+        for kinds in (["changed"], ["changed", "low"], ["changed"], ["changed"]):
+            stage.sell(*kinds)
+            await asyncio.sleep(0.04)
+        await asyncio.sleep(1)
+        moments = [round(moment - began, 3) for moment in client.times[1:]]
+        assert moments == [0.0, 0.04, 0.14]
+        assert [seq for seq, _ in client.told] == [1, 2, 3, 5]
+
+    on_stage(scene)
+
+
+def test_the_end_of_a_rest_does_not_wait_for_the_tick() -> None:
+    """100 ms are 100 ms, also where something else has just called for a tick."""
+
+    async def scene(stage: Stage) -> None:
+        stage.join(None, "queue:b")
+        client = stage.join(None, "stock:a", "order:1")
+        await asyncio.sleep(1)
+        began = asyncio.get_running_loop().time()
+        stage.sell("changed")
+        await turns()
+        stage.sell("changed")
+        await asyncio.sleep(0.098)
+        for topic in ("queue:b", "order:1"):  # the second has to wait for the next tick
+            new = stage.log.grow(1, topic)
+            stage.hub.feed(EPOCH, new[0].seq, new)
+            await turns()
+        await asyncio.sleep(0.02)
+        assert [seq for seq, _ in client.told] == [1, 2, 4]
+        assert [round(moment - began, 3) for moment in client.times[1:]] == [0.0, 0.1]
+        assert len(client.writes) == 3
+
+    on_stage(scene)
+
+
+def test_what_came_late_is_thinned_by_its_own_time() -> None:
+    """Where a process was behind, a change goes only for one committed within 100 ms of it."""
+
+    async def scene(stage: Stage) -> None:
+        client = stage.join(None, "stock:a")
+        await turns()
+        new = [frame(n, "stock:a", kind="stock.changed", at=NOW + n * 30) for n in range(1, 31)]
+        stage.log.frames += new
+        stage.look()
+        await asyncio.sleep(0.1)
+        assert len(client.writes) == 2
+        assert [seq for seq, _ in client.told] == [4, 8, 12, 16, 20, 24, 28, 30]
+
+    on_stage(scene)
+
+
+def test_a_stream_that_comes_while_something_is_held() -> None:
+    """It has the past from the ring, whole, and of what is held only what came later."""
+
+    async def scene(stage: Stage) -> None:
+        stage.join(None, "stock:a")
+        await turns()
+        stage.sell("changed")
+        await asyncio.sleep(0.01)
+        stage.sell("changed", "changed")
+        resumed = stage.join(Start.after(EPOCH, 0), "stock:a")
+        fresh = stage.join(None, "stock:a")
+        await asyncio.sleep(0.2)
+        assert [seq for seq, _ in resumed.told] == [1, 2, 3]
+        assert fresh.told == []
+        stage.sell("changed")
+        await asyncio.sleep(0.01)
+        stage.sell("changed")
+        again = stage.join(Start.after(EPOCH, 4), "stock:a")
+        await turns()
+        stage.sell("changed")
+        await asyncio.sleep(0.2)
+        assert [seq for seq, _ in resumed.told] == [1, 2, 3, 4, 6]
+        assert [seq for seq, _ in fresh.told] == [4, 6]
+        assert [seq for seq, _ in again.told] == [5, 6]
+
+    on_stage(scene)
+
+
+def test_a_busy_stream_reads_what_it_missed() -> None:
+    """What was told while it wrote it reads later, from its cursor, whole."""
+
+    async def scene(stage: Stage) -> None:
+        client = stage.join(None, "stock:a")
+        await turns()
+        stage.sell("changed")
+        await turns()
+        client.open.clear()
+        for _ in range(10):
+            await asyncio.sleep(0.04)
+            stage.sell("changed")
+        client.open.set()
+        await asyncio.sleep(0.2)
+        seen = [seq for seq, _ in client.told]
+        assert seen == sorted(set(seen))
+        assert seen[-1] == 11
+
+    on_stage(scene)
+
+
+def test_a_goodbye_leaves_what_is_held_to_the_next_stream() -> None:
+    """Its last id is before what was held, so nothing is missing where it goes on."""
+
+    async def scene(stage: Stage) -> None:
+        client = stage.join(None, "stock:a")
+        await turns()
+        stage.sell("changed")
+        await asyncio.sleep(0.01)
+        stage.sell("changed", "changed")
+        assert stage.hub.end_where(lambda _: True, "lifetime", 1) == 1
+        assert await client.ended() == "lifetime"
+        await asyncio.sleep(0.2)
+        ids = [block.get("id") for block in client.blocks]
+        assert ids == [f"{EPOCH}-0", f"{EPOCH}-1", None]
+        again = stage.join(Start.resume(f"{EPOCH}-1"), "stock:a")
+        await turns()
+        assert [seq for seq, _ in again.told] == [2, 3]
+
+    on_stage(scene)
+
+
+def test_no_bookmark_overtakes_what_is_held() -> None:
+    """The cursor stays before an event that waits for its time."""
+
+    async def scene(stage: Stage) -> None:
+        client = Client()
+        one = stage.hub.subscribe(["stock:a"], Start.now())
+        stage.run(one, client)
+        await turns()
+        stage.sell("changed")
+        await turns()
+        stage.sell("changed", "changed")
+        await stage.commit(5, "order:other")
+        one.look_after(asyncio.get_running_loop().time() + 20)
+        await asyncio.sleep(0.2)
+        assert [seq for seq, _ in client.told] == [1, 3]
+        assert client.named("bookmark") == []
+        await asyncio.sleep(40)
+        assert [block["id"] for block in client.named("bookmark")] == [f"{EPOCH}-8"]
+
+    on_stage(scene)
+
+
+def test_what_is_held_does_not_outlive_its_epoch() -> None:
+    """After the reset comes nothing of the log that is gone."""
+
+    async def scene(stage: Stage) -> None:
+        client = stage.join(None, "stock:a")
+        await turns()
+        stage.sell("changed")
+        await asyncio.sleep(0.01)
+        stage.sell("changed")
+        stage.log.epoch, stage.log.frames = "e2", []
+        stage.hub.look("e2", 0)
+        await asyncio.sleep(0.3)
+        stage.sell("changed")
+        await asyncio.sleep(0.3)
+        assert [block.get("id") for block in client.blocks] == [
+            f"{EPOCH}-0",
+            f"{EPOCH}-1",
+            "e2-0",
+            "e2-1",
+        ]
+
+    on_stage(scene)
+
+
+# --- topics that change ---------------------------------------------------------------------
+
+
+@dataclass
+class Shelf:
+    """What one stream follows: its own topic, and the stock of what was chosen so far."""
+
+    chosen: set[str] = field(default_factory=set[str])
+    asked: int = 0
+    gate: Callable[[], Awaitable[object]] | None = None
+
+    async def read(self) -> frozenset[str]:
+        self.asked += 1
+        found = frozenset({"mine", *(f"stock:{sku}" for sku in self.chosen)})
+        if self.gate is not None:
+            await self.gate()
+        await asyncio.sleep(0)
+        return found
+
+
+def choose(stage: Stage, shelf: Shelf, sku: str, *, kept: bool = True) -> list[Frame]:
+    """A change of what is chosen, committed but not yet seen by the hub."""
+    (shelf.chosen.add if kept else shelf.chosen.discard)(sku)
+    return stage.log.grow(1, "mine", kind="mine.changed")
+
+
+def chooser(stage: Stage, shelf: Shelf, start: Start | None = None) -> Client:
+    one = stage.hub.subscribe(["mine"], start or Start.now(), choose=shelf.read)
+    return stage.run(one, Client())
+
+
+def seqs(client: Client) -> list[int]:
+    return [seq for seq, _ in client.told]
+
+
+def feed(stage: Stage, frames: list[Frame]) -> None:
+    stage.hub.feed(stage.log.epoch, frames[0].seq, frames)
+
+
+def test_topics_change_without_a_hole() -> None:
+    """What follows the choice arrives, be it in the same turn; what is dropped stays away."""
+
+    async def scene(stage: Stage) -> None:
+        shelf = Shelf({"a"})
+        client, other = chooser(stage, shelf), chooser(stage, Shelf({"z"}))
+        await stage.commit(1, "stock:b")  # before it was chosen
+        sold = stage.log.grow(1, "stock:a")
+        feed(stage, [*sold, *choose(stage, shelf, "b"), *stage.log.grow(3, "stock:b")])
+        await until(lambda: len(client.told) == 5)
+        assert seqs(client) == [2, 3, 4, 5, 6]
+        sold = stage.log.grow(1, "stock:a")
+        feed(stage, [*sold, *choose(stage, shelf, "a", kept=False)])
+        await until(lambda: len(client.told) == 7)
+        await turns()
+        await stage.commit(1, "stock:a")
+        await stage.commit(1, "stock:b")
+        assert seqs(client) == [2, 3, 4, 5, 6, 7, 8, 10]
+        assert seqs(other) == [3, 8]
+
+    on_stage(scene)
+
+
+def test_a_change_while_the_topics_are_read_is_read_again() -> None:
+    """The second of two choices comes while the first is looked up, and counts all the same."""
+
+    async def scene(stage: Stage) -> None:
+        door, shelf = asyncio.Event(), Shelf()
+        client = chooser(stage, shelf)
+        await until(lambda: shelf.asked == 1)
+        await turns()
+        shelf.gate = door.wait
+        feed(stage, choose(stage, shelf, "a"))
+        await until(lambda: shelf.asked == 2)
+        feed(stage, [*choose(stage, shelf, "b"), *stage.log.grow(2, "stock:b")])
+        shelf.gate = None
+        door.set()
+        await until(lambda: len(client.told) == 4)
+        assert seqs(client) == [1, 2, 3, 4]
+
+    on_stage(scene)
+
+
+def test_a_replay_stops_where_the_hub_stands() -> None:
+    """The log is ahead of the hub: a choice in it is met before what follows it is passed by."""
+
+    async def scene(stage: Stage) -> None:
+        shelf = Shelf()
+        early = stage.log.grow(1, "mine")
+        feed(stage, early)
+        late = [*choose(stage, shelf, "a"), *stage.log.grow(5, "stock:a")]
+        shelf.chosen.clear()  # as it was when the stream began
+        client = chooser(stage, shelf, Start.after(EPOCH, 0))
+        await until(lambda: seqs(client) == [1])
+        shelf.chosen.add("a")
+        feed(stage, late)
+        await until(lambda: len(client.told) == 7)
+        assert seqs(client) == [1, 2, 3, 4, 5, 6, 7]
+
+    # Nothing is in the ring: the stream reads the log.
+    on_stage(scene, limits=Limits(ring_bytes=0, gap=3600))
+
+
+def test_a_replay_by_old_topics_is_read_again() -> None:
+    """The choice comes while the log is read: what was read leaves out what it added."""
+
+    async def scene(stage: Stage) -> None:
+        door, shelf = asyncio.Event(), Shelf()
+        feed(stage, stage.log.grow(1, "mine"))
+        stage.log.gate = door.wait
+        client = chooser(stage, shelf, Start.after(EPOCH, 0))
+        await until(lambda: stage.log.asked != [])
+        feed(stage, [*choose(stage, shelf, "a"), *stage.log.grow(5, "stock:a")])
+        door.set()
+        await until(lambda: 7 in seqs(client))
+        assert seqs(client) == [1, 2, 3, 4, 5, 6, 7]
+
+    on_stage(scene, limits=Limits(ring_bytes=0, gap=3600))
+
+
+def test_after_a_reset_the_topics_are_read_anew() -> None:
+    """In the hole that a reset tells of there may have been a choice."""
+
+    async def scene(stage: Stage) -> None:
+        shelf = Shelf()
+        client = chooser(stage, shelf)
+        await until(lambda: shelf.asked == 1)
+        await turns()
+        shelf.chosen.add("a")
+        stage.log.epoch = "another"
+        stage.look()
+        await until(lambda: client.named("reset") != [])
+        await until(lambda: shelf.asked == 2)
+        await turns()
+        await stage.commit(1, "stock:a")
+        assert seqs(client) == [1]
+
+    on_stage(scene)
+
+
 # --- bounds ---------------------------------------------------------------------------------
 
 
@@ -1512,6 +1947,8 @@ class Follower:
     client: Client
     topics: frozenset[str]
     after: int
+    joined: float
+    was_blocked: bool = False
 
 
 class Play:
@@ -1521,6 +1958,7 @@ class Play:
         self.stage = stage
         self.followers: list[Follower] = []
         self.epochs: dict[str, list[Frame]] = {}
+        self.fed: dict[tuple[str, int], float] = {}  # when the hub took what was sold
 
     async def step(self, step: tuple[Any, ...]) -> None:
         await getattr(self, step[0])(*step[1:])
@@ -1535,17 +1973,38 @@ class Play:
         first = max(0, len(log.frames) - back)
         self.stage.hub.feed(log.epoch, first + 1, log.frames[first : first + count])
 
+    async def sell(self, events: list[tuple[str, str, str]]) -> None:
+        """What is committed comes by at once, with what was missing before it."""
+        log, hub = self.stage.log, self.stage.hub
+        await self.keep(events)
+        if hub.epoch == log.epoch:
+            fresh = log.frames[hub.head :]
+            hub.feed(log.epoch, fresh[0].seq, fresh)
+            self.fed |= {(log.epoch, f.seq): hub.now() for f in fresh}
+        else:
+            self.stage.look()
+
+    async def keep(self, events: list[tuple[str, str, str]]) -> None:
+        """The hub hears of it only later."""
+        for kind, *topics in events:
+            self.stage.log.grow(1, *topics, kind=kind, at=self.stage.wall())
+
     async def look(self) -> None:
         self.stage.look()
 
     async def join(self, topics: list[str], share: float) -> None:
         after = int(self.stage.log.head * share)
         client = self.stage.join(Start.after(self.stage.log.epoch, after), *topics)
-        self.followers.append(Follower(client, frozenset(topics), after))
+        joined = self.stage.hub.now()
+        self.followers.append(Follower(client, frozenset(topics), after, joined))
+
+    async def note(self, topic: str) -> None:
+        self.stage.hub.send(topic, control("counts", {}))
 
     async def block(self, n: int) -> None:
         for follower in self.followers[n : n + 1]:
             follower.client.open.clear()
+            follower.was_blocked = True
 
     async def unblock(self, n: int) -> None:
         for follower in self.followers[n : n + 1]:
@@ -1579,34 +2038,63 @@ class Play:
             self.check(follower)
 
     def check(self, follower: Follower) -> None:
-        """Exactly once, in order; no cursor ever stands beyond what was not given."""
+        """Exactly once, in order; no cursor ever stands beyond what was not given.
+
+        Left out is only what a newer one replaces, in the same write.
+        """
+        assert all(follower.client.writes), "a write of nothing"
         position: tuple[str, int] | None = None
-        for block in follower.client.blocks:
-            if "id" not in block:
-                continue
-            found = parse_id(block["id"])
-            assert found is not None
-            if block["event"] in ("hello", "reset"):
+        for moment, write in zip(follower.client.times, follower.client.writes, strict=True):
+            blocks = [block for block in parsed(write.decode()) if "id" in block]
+            for place, block in enumerate(blocks):
+                found = parse_id(block["id"])
+                assert found is not None
+                if block["event"] in ("hello", "reset"):
+                    position = found
+                    continue
+                assert position is not None
+                assert found[0] == position[0], "an epoch changed without a reset"
+                passed = self.between(follower, position, found)
+                if "." in block["event"]:
+                    assert [f.seq for f in passed[-1:]] == [found[1]]
+                    self.check_time(follower, position[0], passed, moment)
+                    self.check_replaced(passed[:-1], blocks[place:])
+                else:
+                    assert passed == []
                 position = found
-                continue
-            assert position is not None
-            assert found[0] == position[0], "an epoch changed without a reset"
-            assert self.between(follower, position, found) == (
-                [found[1]] if block["event"] == "order.created" else []
-            )
-            position = found
         assert position is not None
         assert position[0] == self.stage.log.epoch
         assert self.between(follower, position, (position[0], self.stage.log.head)) == []
 
+    def check_replaced(self, missing: list[Frame], rest: list[dict[str, str]]) -> None:
+        """By one that was committed within 100 ms; `rest` is what follows in the same write."""
+        log = self.stage.log
+        for left_out in missing:
+            assert left_out.kind == "stock.changed"
+            epoch, _ = parse_id(rest[0]["id"]) or ("", 0)
+            frames = log.frames if epoch == log.epoch else self.epochs[epoch]
+            newer = [frames[number(b) - 1] for b in rest if b["event"] == "stock.changed"]
+            newer = [f for f in newer if f.topics == left_out.topics]
+            assert newer
+            assert newer[0].at <= left_out.at + 100
+
+    def check_time(
+        self, follower: Follower, epoch: str, passed: list[Frame], moment: float
+    ) -> None:
+        """Given or replaced within 100 ms; what nothing can replace, within a tick."""
+        for one in passed if not follower.was_blocked else ():
+            if (fed := self.fed.get((epoch, one.seq))) is not None:
+                patience = 0.1 if one.kind == "stock.changed" else 0.005
+                assert moment <= max(fed, follower.joined) + patience + 1e-6
+
     def between(
         self, follower: Follower, after: tuple[str, int], upto: tuple[str, int]
-    ) -> list[int]:
+    ) -> list[Frame]:
         log = self.stage.log
         frames = log.frames if after[0] == log.epoch else self.epochs[after[0]]
         assert upto[1] >= after[1], "a cursor went back"
         return [
-            f.seq
+            f
             for f in frames
             if after[1] < f.seq <= upto[1] and not follower.topics.isdisjoint(f.topics)
         ]
@@ -1632,3 +2120,53 @@ def test_every_stream_gets_each_of_its_events_once_in_order(
 
     limits = Limits(ring_bytes=ring, tick_bytes=tick_bytes, page_bytes=200, lifetime=(1e6, 1e6))
     on_stage(scene, Log(window=window), limits)
+
+
+SOLD = (
+    ("stock.changed", "stock:a", "stock"),
+    ("stock.changed", "stock:b", "stock"),
+    ("stock.low", "stock:a", "stock"),
+    ("order.created", "order:1", "queue:a"),
+)
+
+
+def sold(verb: str) -> st.SearchStrategy[tuple[Any, ...]]:
+    return st.tuples(st.just(verb), st.lists(st.sampled_from(SOLD), min_size=1, max_size=4))
+
+
+shoppers = st.sampled_from([["stock:a"], ["order:1", "stock"]])
+sale_steps = st.one_of(
+    *(sold("sell") for _ in range(6)),
+    sold("keep"),
+    *(st.tuples(st.just("sleep"), st.just(pause)) for pause in (0.001, 0.005, 0.02, 0.095, 16.0)),
+    *(st.tuples(st.just("join"), shoppers, st.just(share)) for share in (0.0, 0.5, 1.0)),
+    st.tuples(st.just("note"), st.sampled_from(["stock:a", "order:1"])),
+    st.tuples(st.just("block"), st.integers(0, 9)),
+    st.tuples(st.just("unblock"), st.integers(0, 9)),
+    st.tuples(st.just("look")),
+    st.tuples(st.just("restore")),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    plan=st.lists(sale_steps, min_size=20, max_size=60),  # without a least size they are short
+    ring=st.sampled_from([3_000, 1 << 20]),
+    tick_bytes=st.sampled_from([150, 1 << 18]),
+)
+def test_only_what_a_newer_one_replaces_is_ever_left_out(
+    plan: list[tuple[Any, ...]], ring: int, tick_bytes: int
+) -> None:
+    """Every event in order, but for changes of stock whose newest follows in the same write;
+    nothing is held longer than 100 ms, and what is not of that kind not at all.
+    """
+
+    async def scene(stage: Stage) -> None:
+        acts = Play(stage)
+        await acts.join(["stock:a"], 1)
+        for step in plan:
+            await acts.step(step)
+        await acts.finish()
+
+    limits = Limits(ring_bytes=ring, tick_bytes=tick_bytes, page_bytes=200, lifetime=(1e6, 1e6))
+    on_stage(scene, limits=limits)

@@ -1004,7 +1004,7 @@ def test_finished_is_what_the_picture_ends_in() -> None:
 
 
 def test_any_order_of_commands() -> None:
-    """P2, P3, P5, P8: in any order, alone and in batches, all commands do what the model does."""
+    """P2–P5, P8: in any order, alone and in batches, all commands do what the model does."""
     profile = settings(
         max_examples=200,
         stateful_step_count=50,

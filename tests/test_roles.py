@@ -68,13 +68,32 @@ TABLE: dict[str, frozenset[str]] = {
     "POST /messages/release": WORKERS,
     "POST /messages/extend": WORKERS,
     "POST /orders/{id}/cancel": BUYERS,
+    "POST /orders": BUYERS,
+    "GET /orders": LOOKERS | {"customer"},
     "GET /orders/{id}": ORDER_READERS,
     "GET /orders/{id}/history": ORDER_READERS,
+    "GET /products": SIGNED_IN,
+    "GET /products/{sku}": SIGNED_IN,
+    "POST /products": ADMIN,
+    "PATCH /products/{sku}": ADMIN,
+    "DELETE /products/{sku}": ADMIN,
     "GET /products/{sku}/stock": SIGNED_IN,
     "PATCH /products/{sku}/stock": ADMIN,
     "POST /products/{sku}/stock/receive": ADMIN,
     "POST /products/{sku}/stock/adjust": ADMIN,
     "GET /products/{sku}/stock/movements": READERS,
+    "GET /customers": LOOKERS,
+    "POST /customers": PRODUCERS,
+    "GET /customers/count": LOOKERS,
+    "GET /customers/{customer}": LOOKERS | {"customer"},
+    "PATCH /customers/{customer}": BUYERS,
+    "POST /customers/{customer}/deactivate": ADMIN,
+    "POST /customers/{customer}/activate": ADMIN,
+    "POST /customers/{customer}/erase": ADMIN,
+    "GET /customers/{customer}/orders": LOOKERS | {"customer"},
+    "GET /customers/{customer}/favourites": BUYERS,
+    "PUT /customers/{customer}/favourites/{sku}": BUYERS,
+    "DELETE /customers/{customer}/favourites/{sku}": BUYERS,
     "POST /events/tickets": SIGNED_IN,
     "POST /events/tickets/revoke": SIGNED_IN,
     "GET /livez": EVERYBODY,
@@ -93,6 +112,7 @@ TOPICS: dict[str, frozenset[str]] = {
     "queue": STAFF | {"ticket"},
     "queues": STAFF | {"ticket"},
     "stock": SIGNED_IN | {"ticket"},
+    "favourites": frozenset({"customer", "ticket"}),  # others have none: 404
 }
 
 
@@ -162,10 +182,12 @@ def test_every_topic_with_every_caller(door: House, caller: str, kind: str) -> N
         "queue": ("queue:orders", "queue:" + door.queue()),
         "queues": ("queues", "queues"),
         "stock": ("stock:disc-001", "stock"),
+        "favourites": ("favourites", "favourites"),
     }
     named, unnamed = topics[kind]
     body = {"topics": [named]}
-    ticket = good(door.client("admin").post("/events/tickets", json=body), 201)["ticket"]
+    maker = "customer" if kind == "favourites" else "admin"
+    ticket = good(door.client(maker).post("/events/tickets", json=body), 201)["ticket"]
     allowed = caller in TOPICS[kind]
     hidden = (caller == TICKET) or (caller == CUSTOMER_ROLE and kind in ("order", "customer"))
     for path in ("/events/history", "/events"):
@@ -174,7 +196,8 @@ def test_every_topic_with_every_caller(door: House, caller: str, kind: str) -> N
         def status(topic: str, url: str = url) -> int:
             return send(door, caller, ticket, "GET", url, {"topic": topic})
 
-        assert status(named) == (200 if allowed else refusal(caller)), path
+        refused = 404 if kind == "favourites" and caller in ROLES else refusal(caller)
+        assert status(named) == (200 if allowed else refused), path
         if unnamed != named:
             expected = 404 if hidden else 200 if allowed else refusal(caller)
             assert status(unnamed) == expected, path

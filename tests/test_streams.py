@@ -183,6 +183,30 @@ def test_a_queue_tells_of_itself(house: House) -> None:
     }
 
 
+def test_of_quick_changes_of_a_stock_the_newest_is_enough(house: House) -> None:
+    """A stream may leave out older ones and ends with the last; the history has them all."""
+    sku = f"disc-{uuid4().hex}"
+    versions: list[int] = []
+
+    def thinned(stream: Stream) -> bool:
+        for _ in range(20):
+            answer = house.client().post(f"/products/{sku}/stock/receive", json={"quantity": 1})
+            versions.append(answer.json()["version"])
+        stream.wait(lambda one: told(one)[-1:] == versions[-1:], 10, "the newest")
+        return len(told(stream)) < len(versions)
+
+    def told(stream: Stream) -> list[int]:
+        return [block.json["data"]["version"] for block in stream.named("stock.changed")]
+
+    with watch(house, f"stock:{sku}") as stream:
+        stream.first("hello")
+        until(lambda: thinned(stream), 20, "two changes within 100 ms")
+        assert told(stream) == sorted(told(stream))
+    answer = house.client().get("/events/history", params={"topic": f"stock:{sku}", "limit": 200})
+    changes = [item for item in answer.json()["items"] if item["type"] == "stock.changed"]
+    assert [item["data"]["version"] for item in changes][:200] == versions[: len(changes)]
+
+
 def test_head_answers_like_get_and_ends(house: House) -> None:
     """HEAD gives a stream's headers, its errors too, and holds nothing open."""
     client = house.client()

@@ -12,6 +12,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
+import pages
 import texts
 from models import Status
 from tests.answers import NOWHERE
@@ -121,6 +122,38 @@ def test_a_way_through_queues(house: House) -> None:
     steps = re.findall(r'<li data-state="(\w+)"', answer.text)
     assert steps == ["done", "done"]
     assert "Everything is done." in seen(answer)
+
+
+PLACES = [
+    ((12, True, 95), "Place 12 in line, about 2 min", "Lugar 12 na fila, cerca de 2 min"),
+    ((1, True, 60), "Place 1 in line, about 1 min", "Lugar 1 na fila, cerca de 1 min"),
+    ((3, True, None), "Place 3 in line", "Lugar 3 na fila"),
+    ((1000, False, 95), "Beyond place 1000 in line", "Depois do lugar 1000 na fila"),
+    ((None, None, None), "", ""),
+]
+
+
+@pytest.mark.parametrize("told, english, portuguese", PLACES)
+def test_a_place_in_words(
+    told: tuple[int | None, bool | None, int | None], english: str, portuguese: str
+) -> None:
+    """The place and a time in minutes; no time where it is only known what is too short."""
+    order: dict[str, Any] = dict(
+        zip(("position", "position_exact", "eta_seconds"), told, strict=True)
+    )
+    assert pages.place(texts.TEXTS["en"], order) == english
+    assert pages.place(texts.TEXTS["pt-BR"], order) == portuguese
+
+
+def test_a_page_shows_the_place(house: House) -> None:
+    """While it waits, and no longer."""
+    queue = house.queue()
+    house.post(queue)
+    posted = house.post(queue)
+    text = posted["tracking"]["ticket"]
+    assert "Place 2 in line" in seen(look(house, posted["id"], ticket=text))
+    house.claim(queue, 2)
+    assert "in line" not in seen(look(house, posted["id"], ticket=text)).partition("happened")[0]
 
 
 @pytest.mark.parametrize(
@@ -373,6 +406,23 @@ def shape(page: Page) -> dict[str, list[str]]:
         "states": [li.get_attribute("data-state") or "" for li in page.locator("#steps li").all()],
         "history": page.locator("#history li").all_inner_texts(),
     }
+
+
+@browsing
+def test_a_page_tells_its_place_live(house: House, browser: Browser) -> None:
+    """It moves forward while others are claimed, and goes when its own turn comes."""
+    queue = house.queue()
+    for _ in range(2):
+        house.post(queue)
+    with opened(browser, link(house, house.post(queue))) as page:
+        place = page.locator("#place")
+        expect(place).to_have_text("Place 3 in line")
+        expect(page.locator("#line")).to_contain_text("Live")
+        house.claim(queue)
+        expect(place).to_have_text(re.compile(r"Place 2 in line, about \d+ min"))
+        house.claim(queue, 2)
+        expect(page.locator("#status")).to_have_text("In progress")
+        expect(place).to_be_hidden()
 
 
 @browsing
