@@ -884,6 +884,9 @@ class Extend(Settle):
 
     lease_seconds: int = 30
 
+    def skus(self, desk: Desk) -> Iterable[str]:
+        return ()
+
     def settle(self, desk: Desk, row: Message) -> dict[str, Any]:
         row.lease_expires_at = desk.now + self.lease_seconds * 1000
         desk.touched.add(row.id)

@@ -130,7 +130,7 @@ def test_the_hot_and_the_other_purchase_differ_in_stock_alone(shop: flashsale.Sh
 
 def test_places_are_told_while_the_line_moves(shop: flashsale.Shop) -> None:
     """Only who follows an order in the line is told, and the claims go on in every row."""
-    plan = position.Plan(pending=200, watchers=10, seconds=1.5, settle=0)
+    plan = position.Plan(pending=1_000, watchers=10, seconds=1.5, settle=0)
     alone, idle, told = asyncio.run(position.samples(shop.crew[0], plan))
     assert (alone.told, idle.told) == (0, 0)
     assert told.told >= 10 / plan.seconds / 2

@@ -1063,6 +1063,26 @@ def test_control_frames_for_a_busy_stream_are_kept_within_a_bound() -> None:
     on_stage(scene, limits=Limits(notes_bytes=1_000))
 
 
+def test_a_listener_hears_every_event_once_in_sequence() -> None:
+    """Whatever order they come in; after a new epoch the head has jumped and nothing was heard."""
+
+    async def scene(stage: Stage) -> None:
+        heard: list[int] = []
+        stage.hub.listen(lambda frame: heard.append(frame.seq))
+        new = stage.log.grow(4)
+        stage.hub.feed(EPOCH, 3, new[2:])
+        assert heard == []
+        stage.hub.feed(EPOCH, 1, new[:3])
+        assert heard == [1, 2, 3, 4]
+        stage.log.epoch = "another1"
+        stage.log.grow(3)
+        stage.hub.look("another1", 7)
+        await until(lambda: stage.hub.head == 7)
+        assert heard == [1, 2, 3, 4]
+
+    on_stage(scene)
+
+
 def test_touched_queues_are_remembered_while_somebody_cares() -> None:
     """The list of queues whose counts changed costs nothing when nobody follows them."""
 

@@ -20,6 +20,7 @@ PARTIAL = {
     "messages_expire",
     "messages_finished_at",
     "events_message",
+    "customers_newest",
 }
 UUID = "'01a1ff43-dd00-7b3e-8f21-4c5d6e7f8091'"
 QUEUE = {
@@ -240,6 +241,18 @@ def test_counters_and_head_cannot_go_wrong(schema: str) -> None:
     assert execute(schema, "SELECT count(*) FROM stream") == [(1,)]
 
 
+def test_whoever_was_erased_has_nothing_personal(schema: str) -> None:
+    """The database itself takes no erased customer with anything left of him."""
+    yes, no = ("1", "0") if schema.startswith("sqlite") else ("true", "false")
+    erased = {"id": "'c-1'", "active": no, "created_at": "1", "erased_at": "1"}
+    for column in ("nickname", "name", "email", "birth_date", "tags", "words", "active"):
+        value = yes if column == "active" else "'x'"
+        with pytest.raises(Exception, match=r"(?i)constraint"):
+            execute(schema, insert("customers", {**erased, column: value}))
+    execute(schema, insert("customers", erased))
+    execute(schema, "DELETE FROM customers")
+
+
 def test_partial_indexes_are_partial(schema: str) -> None:
     """The indexes that keep claims cheap are there, with their conditions."""
     sql = "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'"
@@ -276,6 +289,8 @@ def test_the_database_has_every_column_of_the_models(schema: str) -> None:
         models.Stream,
         models.QueueCount,
         models.Customer,
+        models.CustomerCount,
+        models.Favourite,
         models.Account,
         models.Revocation,
     ):
