@@ -47,6 +47,7 @@ from starlette.types import Receive, Scope, Send
 
 import auth
 import catalogue
+import buckets
 import config
 import customers
 import database
@@ -539,7 +540,11 @@ def is_other(request: Request) -> bool:
 limiter = Limiter(
     key_func=by_account,
     enabled=SETTINGS.rate_limits,
-    storage_uri=SETTINGS.redis_url.get_secret_value() if SETTINGS.redis_url else "memory://",
+    storage_uri=(
+        buckets.address(SETTINGS.redis_url.get_secret_value())
+        if SETTINGS.redis_url
+        else "memory://"
+    ),
     # The storage is asked on the event loop: a Redis that hangs must not hold it.
     storage_options=(
         {"socket_timeout": 0.1, "socket_connect_timeout": 0.1} if SETTINGS.redis_url else {}

@@ -93,7 +93,7 @@ def live(house: House) -> dict[str, str]:
     life.stock("disc-1", "receive", quantity=40)
     life.stock("disc-2", "receive", quantity=5)
     house.token("producer")
-    due = datetime.now(UTC) + timedelta(seconds=3)
+    due = datetime.now(UTC) + timedelta(seconds=2)
     life.post("late", ("disc-1", 1), expires_at=due.isoformat(), delay_seconds=60)
     sell(life)
     give_back(life)
@@ -348,8 +348,6 @@ def test_a_busy_life_leaves_no_difference(past: Past) -> None:
     assert stored.sql("SELECT count(DISTINCT status) FROM messages") == ["6"]
     assert stored.sql("SELECT on_hand, reserved FROM stock WHERE sku = 'disc-1'") == [f"36|{HELD}"]
     assert stored.audit() == []
-    done = stored.cli("audit")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "nothing found\n", "")
 
 
 def test_what_retention_took_is_no_difference(past: Past) -> None:

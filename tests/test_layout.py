@@ -10,7 +10,7 @@ import pytest
 from tests.services import ROOT
 
 LEVELS = (
-    {"config", "errors", "ids", "instants", "logs", "metrics", "texts"},
+    {"buckets", "config", "errors", "ids", "instants", "logs", "metrics", "texts"},
     {"models", "database", "hub", "pages"},
     {"schemas", "events", "auth"},
     {"customers", "sheet", "stock", "streams"},
@@ -32,6 +32,7 @@ ONLY_IN = {  # a package → the one file that may import it
     "sse_starlette": "main",
     "jinja2": "pages",
     "jose": "auth",
+    "limits": "buckets",
     "prometheus_client": "metrics",
     "pydantic_settings": "config",
 }

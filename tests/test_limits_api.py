@@ -5,9 +5,11 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import count
+from typing import Any
 
 import httpx
 import pytest
+from redis import Redis
 
 from tests import services
 from tests.answers import good, problem
@@ -209,6 +211,23 @@ def test_an_address_that_anybody_could_write_is_not_believed(
         house.client(None).post("/auth/register", json=form, headers=address()) for _ in range(6)
     ]
     assert [answer.status_code for answer in tries] == [409] * 5 + [429]
+
+
+def test_a_call_asks_redis_once(with_redis: tuple[House, RedisServer]) -> None:
+    """It is asked on the event loop, so the one that counts tells what the headers say."""
+    house, redis = with_redis
+
+    def asked() -> list[int]:
+        with Redis.from_url(redis.url) as line:
+            stats: Any = line.info("commandstats")
+        return [stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("evalsha", "get")]
+
+    viewer = house.client("viewer")
+    most = told(viewer.get("/queues"))[3]
+    counted, read = asked()
+    left = [told(viewer.get("/queues"))[3] for _ in range(20)]
+    assert left == [most - n for n in range(1, 21)]
+    assert asked() == [counted + 20, read]
 
 
 def test_a_redis_that_hangs_holds_nobody_up(with_redis: tuple[House, RedisServer]) -> None:
