@@ -3,8 +3,8 @@
 Every transaction writes several books at once: messages, counters, stock, its ledger, the
 log. Here they are laid side by side. Each comparison is one statement and sees one instant,
 so that a service that runs meanwhile makes no difference. What grows with the movements,
-messages or events is compared stretch by stretch, each in a snapshot of its own: none is
-held for longer than it may, however much there is.
+messages or events is compared stretch by stretch, each in a snapshot of its own, so that
+none is held for long, however much there is.
 
 Nothing is changed, but by `mend_counters`, which counts again. Everything else needs a
 person: two books differ, and no program knows which of them is right.
@@ -388,9 +388,8 @@ async def _compare(
 ) -> list[Remark]:
     try:
         async with db.snapshot(seconds) as session:
-            if (
-                session.dialect is Dialect.POSTGRES
-            ):  # to compile these takes longer than to run them
+            if session.dialect is Dialect.POSTGRES:
+                # To compile these takes PostgreSQL longer than to run them.
                 await session.execute("SET LOCAL jit = off")
             rows = await session.fetch(comparison.sql[session.dialect], *stretch)
         return [Remark(line) for row in rows for line in comparison.words(row)]

@@ -46,8 +46,8 @@ from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 import auth
-import catalogue
 import buckets
+import catalogue
 import config
 import customers
 import database

@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -22,12 +22,12 @@ import httpx
 import pytest
 
 import audit
+import config
 import doctor
 from audit import Comparison, Remark
-from database import Dialect
+from database import Database, Dialect
 from tests.house import House, running
 from tests.services import ROOT, Postgres, until
-from tests.test_writer import opened
 
 GONE = "01900000-0000-7000-8000-000000000000"  # an order that is nowhere
 HELD = 10  # of disc-1 by what is pending and processing after `live`
@@ -136,6 +136,16 @@ def give_back(life: Life) -> None:
 
 
 # --- a database -----------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def opened(url: str) -> AsyncIterator[Database]:
+    db = Database(config.tortoise_orm(config.load({"FILAVIVA_DATABASE_URL": url})))
+    await db.open()
+    try:
+        yield db
+    finally:
+        await db.close()
 
 
 @dataclass(frozen=True)
