@@ -317,6 +317,22 @@ def _say_counter(row: Row) -> Iterator[str]:
 OF_COUNTERS = Comparison("counters and messages", _counters(), _say_counter)
 OF_ONE_QUEUE = _counters("WHERE q.id = $1", "WHERE queue_id = $1")
 
+DIRECTORY = " UNION ALL ".join(
+    f"SELECT * FROM (SELECT '{status}' AS status,"
+    f" (SELECT sum({status}) FROM customer_counts) AS kept,"
+    f" (SELECT count(*) FROM customers WHERE erased_at IS NULL AND {which}) AS n) AS {status}"
+    " WHERE coalesce(kept, 0) <> n"
+    for status, which in (("active", "active"), ("inactive", "NOT active"))
+)
+
+
+def _say_directory(row: Row) -> Iterator[str]:
+    kept, n = int(row["kept"] or 0), row["n"]
+    yield f"customers: {kept:,} {row['status']}, should be {n:,}, counted one by one"
+
+
+OF_DIRECTORY = Comparison("the count of customers", _same(DIRECTORY), _say_directory)
+
 # --- the log --------------------------------------------------------------------------
 
 EVENT_END = "SELECT seq FROM events WHERE seq > $1 ORDER BY seq LIMIT 1 OFFSET $2"
@@ -350,7 +366,7 @@ OF_HEAD = Comparison("the head and the event log", _same(END), _say_end)
 
 # --- all of it ------------------------------------------------------------------------
 
-AT_ONCE = (OF_COUNTERS, OF_RESERVATIONS, OF_HEAD)
+AT_ONCE = (OF_COUNTERS, OF_DIRECTORY, OF_RESERVATIONS, OF_HEAD)
 BOOKS = (
     Book("", "\U0010ffff", 100_000, SKU_END, OF_LEDGER),
     Book(str(UUID(int=0)), str(UUID(int=(1 << 128) - 1)), 25_000, MESSAGE_END, OF_MESSAGES),
@@ -416,10 +432,12 @@ SET_COUNT = {
 
 
 async def mend_counters(db: Database, seconds: float = READ_SECONDS) -> list[str]:
-    """Count the queues again whose counters are wrong; what was mended, line by line.
+    """Count again what is counted wrong; what was mended, line by line."""
+    return [*await _mend_queues(db, seconds), *await _mend_directory(db, seconds)]
 
-    The head is taken first: from there on nobody can change a count, and every writer waits.
-    """
+
+async def _mend_queues(db: Database, seconds: float) -> list[str]:
+    """The head is taken first: from there on nobody can change a count; every writer waits."""
     async with db.snapshot(seconds) as session:
         rows = await session.fetch(OF_COUNTERS.sql[session.dialect])
     wrong = sorted({row["queue_id"] for row in rows if row["name"] is not None})
@@ -428,6 +446,22 @@ async def mend_counters(db: Database, seconds: float = READ_SECONDS) -> list[str
     async with db.transaction() as session:
         await events.lock_head(session)
         return [line for queue_id in wrong for line in await _mend(session, queue_id)]
+
+
+async def _mend_directory(db: Database, seconds: float) -> list[str]:
+    """Whoever is counted while this holds the table is added to what it found."""
+    async with db.snapshot(seconds) as session:
+        if not await session.fetch(DIRECTORY):
+            return []
+    async with db.transaction() as session:
+        if session.dialect is Dialect.POSTGRES:
+            await session.execute("LOCK TABLE customer_counts IN EXCLUSIVE MODE")
+        rows = await session.fetch(DIRECTORY)
+        for row in rows:
+            status, missing = row["status"], row["n"] - int(row["kept"] or 0)
+            sql = f"UPDATE customer_counts SET {status} = {status} + $1 WHERE shard = 0"
+            await session.execute(sql, missing)
+        return [line for row in rows for line in _say_directory(row)]
 
 
 async def _mend(session: Session, queue_id: int) -> list[str]:

@@ -492,7 +492,7 @@ def compare(
 
     Each difference is a line: the SKU, queue or order, what was found, what it should be.
     It may run beside the service. The status is 1 if anything was found, or could not be
-    compared in time. --repair mends the counts of queues and nothing else, says what it
+    compared in time. --repair mends counts (queues, customers), nothing else, says what it
     mended, and then compares; the service stands still while it counts.
 
     \b

@@ -34,7 +34,7 @@ HELD = 10  # of disc-1 by what is pending and processing after `live`
 STRETCHES = tuple(replace(book, size=2) for book in audit.BOOKS)  # as a large one is read
 TABLES = (
     *("queues", "queue_counts", "messages", "keys", "events", "stream"),
-    *("stock", "stock_movements"),
+    *("stock", "stock_movements", "customers", "customer_counts"),
 )
 UNLOCK = (  # the CHECKs that would not let in what is to be found
     "ALTER TABLE stock DROP CONSTRAINT stock_not_oversold;"
@@ -405,6 +405,13 @@ DAMAGES: dict[str, tuple[str, list[str]]] = {
             )
         ],
     ),
+    "the count of customers": (
+        "UPDATE customer_counts SET active = active + 3, inactive = inactive + 1 WHERE shard = 0",
+        [
+            "customers: 1 inactive, should be 0, counted one by one",
+            "customers: 3 active, should be 0, counted one by one",
+        ],
+    ),
     "a message of no queue": (
         "UPDATE messages SET queue_id = 99 WHERE id = '{done}'",
         [
@@ -603,12 +610,15 @@ def test_repair_mends_counters_and_nothing_else(past: Past) -> None:
     stored = past.damaged(
         f"UPDATE queue_counts SET failed = 7 {of('orders')};"
         f"DELETE FROM queue_counts {of('shipping')};"
+        "UPDATE customer_counts SET active = active - 1 WHERE shard = 0;"
         "UPDATE stock SET moved = 5 WHERE sku = 'disc-1'"
     )
-    others = {name: stored.rows(name) for name in TABLES if name != "queue_counts"}
+    counters = ("queue_counts", "customer_counts")
+    others = {name: stored.rows(name) for name in TABLES if name not in counters}
     done = stored.cli("audit", "--repair")
-    *mended, left = done.stdout.splitlines()
+    *mended, directory, left = done.stdout.splitlines()
     assert (done.returncode, done.stderr, len(mended)) == (1, "", 7)
+    assert directory == "mended: customers: -1 active, should be 0, counted one by one"
     assert mended[0] == "mended: queue orders: 7 failed, should be 1, counted one by one"
     assert all(line.startswith("mended: queue shipping: no count of ") for line in mended[1:])
     assert left == "disc-1: 5 movements, should be 4, the lines of its ledger"
