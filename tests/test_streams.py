@@ -393,6 +393,11 @@ def test_a_forward_reaches_the_topics_of_both_queues(house: House) -> None:
             assert replayed.quiet(0.1)
 
 
+def counted(stream: Stream) -> list[str]:
+    """The queues of all its `counts` so far."""
+    return [one["name"] for block in stream.named("counts") for one in block.json["queues"]]
+
+
 def test_queues_has_counts_and_no_orders(house: House) -> None:
     """`queues`: all counts after hello, then those that changed, at most once a second."""
     queue, quiet = house.queue(), house.queue()
@@ -402,8 +407,9 @@ def test_queues_has_counts_and_no_orders(house: House) -> None:
         assert counts.id is counts.retry is None
         assert counts.raw == f"event: counts\ndata: {counts.data}\n\n".encode()
         assert counts.json["as_of"] == stream.blocks[0].id
-        names = [one["name"] for block in stream.named("counts") for one in block.json["queues"]]
-        assert {queue, quiet, "orders"} <= set(names)
+        every = house.client().get("/queues", params={"limit": 1000}).json()["items"]
+        assert {queue, quiet, "orders"} <= {one["name"] for one in every}
+        stream.wait(lambda one: counted(one) == [q["name"] for q in every], 5, "all queues")
         before = len(stream.named("counts"))
         for _ in range(20):
             house.post(queue)
