@@ -188,7 +188,8 @@ _DEFLATE_FROM = 1_024
 class Signer:
     """Signs and reads everything that must not be forged, with keys from one secret.
 
-    `cursor_key` is for the cursors of lists: 32 bytes. Raises `ValueError` for a secret
+    `cursor_key` is for the cursors of lists, `wire_key` for what processes tell each other:
+    32 bytes. Raises `ValueError` for a secret
     shorter than 32 bytes.
     """
 
@@ -205,6 +206,7 @@ class Signer:
         self._nonce_key = derive(b"nonce")
         self._ticket_key = derive(b"ticket")
         self.cursor_key = derive(b"cursor")
+        self.wire_key = derive(b"wire")
 
     # JWT
 

@@ -8,6 +8,7 @@ import shlex
 import signal
 import socket
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -28,6 +29,7 @@ import config
 import demo
 import doctor
 import logs
+import outlets
 import sheet
 import stock
 from accounts import ADMIN, Accounts, wall
@@ -39,6 +41,7 @@ from instants import DAY
 from models import Account
 from moves import Posted, Receive
 from schemas import CURRENCY, ProductIn
+from streams import files_wanted
 from writer import Writer
 
 cli = typer.Typer(
@@ -138,7 +141,7 @@ def end_well(number: int, frame: FrameType | None) -> NoReturn:
 def raise_file_limit(current: Settings) -> None:
     """Every stream is an open file, and the usual soft limit of 1,024 is soon used up."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = doctor.files_wanted(current)
+    wanted = files_wanted(current)
     allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < allowed:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
@@ -216,6 +219,7 @@ class Server(uvicorn.Server):
             access_log=False,
             proxy_headers=False,  # TRUSTED_PROXIES decides
             server_header=False,
+            http=outlets.Protocol,
             timeout_graceful_shutdown=GRACE_SECONDS,
         )
         # Before the signal handlers are set: sse-starlette wraps uvicorn's when it is imported,
@@ -246,8 +250,15 @@ class Server(uvicorn.Server):
             refuse(why)
         await greet(self._settings, self._url, first_start=self._first_start)
 
+    async def _drain(self) -> None:
+        """Serve on for a while, not ready any more: whoever sends requests here shall stop."""
+        deadline = time.monotonic() + self._settings.drain_seconds
+        while time.monotonic() < deadline and not self.force_exit:  # noqa: ASYNC110 - a signal's
+            await asyncio.sleep(0.05)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         logger.info("told to stop")
+        await self._drain()
         await super().shutdown(sockets)
         logger.info("stopped")
 

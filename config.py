@@ -155,9 +155,15 @@ class Settings(BaseSettings):
     rate_limits: bool = Field(True, description="on or off.")
     pool_size: int = Field(10, ge=2, le=1000, description="Database connections per process.")
     max_streams: int = Field(12_000, ge=1, description="Open streams per process.")
+    max_stream_rate: int = Field(
+        500, ge=1, description="Streams opened a second per process, while RATE_LIMITS is on."
+    )
     max_streams_per_principal: int = Field(16, ge=1, description="Open streams per account.")
     max_streams_per_address: int = Field(
         64, ge=1, description="Open streams per address, of those without an account."
+    )
+    drain_seconds: float = Field(
+        0, ge=0, le=300, description="How long to serve on, not ready, when told to stop."
     )
     event_retention_days: int = Field(
         30, ge=1, le=3650, description="How long a stream can be resumed from."

@@ -5,6 +5,7 @@ after 5 s: on the primary a longer snapshot would slow every writer down.
 """
 
 import resource
+import secrets
 import shutil
 import stat
 import time
@@ -22,8 +23,10 @@ from redis.exceptions import RedisError
 import audit
 import config
 import database
+import events
 from config import Settings
 from database import DRIVER_ERRORS, WRITER_NAME, Database, Dialect
+from streams import files_wanted
 
 MIB = 1 << 20
 DISK_WARN = 1024 * MIB
@@ -32,7 +35,6 @@ SKEW_WARN_MS = 1_000
 SKEW_FAIL_MS = 60_000  # a token from that far ahead is refused
 SNAPSHOT_SECONDS = 5.0
 FROZEN_SECONDS = 3.0
-FILES_BESIDES = 256  # open files of a process besides its streams
 REDIS_SECONDS = 2.0
 NAMED = 3  # differences in a sentence
 
@@ -127,11 +129,6 @@ def open_files(current: Settings) -> Finding:
         return ok("open files", f"as many as {wanted:,} are allowed")
     text = f"{hard:,} are allowed, {wanted:,} wanted for {current.max_streams:,} streams"
     return warn("open files", text, "raise the hard limit (LimitNOFILE=) or lower MAX_STREAMS")
-
-
-def files_wanted(current: Settings) -> int:
-    """How many files one process may have open at once."""
-    return current.max_streams + current.pool_size + FILES_BESIDES
 
 
 # --- the database ---------------------------------------------------------------------
@@ -284,9 +281,22 @@ async def redis_answers(current: Settings) -> Finding:
     try:
         started = time.perf_counter()
         await client.ping()
-        return ok("redis", f"answers ({(time.perf_counter() - started) * 1000:.0f} ms)")
+        answered = f"answers ({(time.perf_counter() - started) * 1000:.0f} ms)"
+        if await _carries(client):
+            return ok("redis", answered)
+        text = f"{answered}, and does not carry what is published"
     except (RedisError, OSError) as error:
         text = f"it does not answer: {type(error).__name__}"
-        return warn("redis", text, "nothing is lost; until it is back events arrive a second late")
     finally:
         await client.aclose()
+    return warn("redis", text, "nothing is lost; until it is back events arrive a second late")
+
+
+async def _carries(client: Redis) -> bool:
+    """Whether a message comes back, on a channel that nobody else listens to."""
+    channel = events.channel_of(f"doctor-{secrets.token_hex(4)}")
+    async with client.pubsub() as ear:
+        await ear.subscribe(channel)
+        await ear.get_message(timeout=REDIS_SECONDS)  # that it is subscribed
+        await client.publish(channel, b"")
+        return await ear.get_message(timeout=REDIS_SECONDS) is not None

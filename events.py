@@ -7,7 +7,11 @@ the CloudEvent's envelope is put around it here, byte for byte the same live and
 
 import asyncio
 import contextlib
+import hmac
 import json
+import secrets
+import struct
+import time
 import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -17,6 +21,7 @@ from typing import Any
 from loguru import logger
 from pydantic_core import to_json
 from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
 from redis.exceptions import RedisError
@@ -27,10 +32,23 @@ from instants import stamp
 from models import Status
 
 WINDOW = 20_000  # numbers of the log read at once
+STREAM_ROWS = 250  # events of them for one stream: some of its writes
 CHAPTER_WINDOWS = 20  # windows one page of the history may cost
 PAYLOAD_BYTES = 1 << 20  # of one PUBLISH; beyond that only the head is told
 WIRE_QUEUE = 1_000  # payloads that wait for Redis
+WIRE_BYTES = 8 << 20  # of them
+ANSWER_SECONDS = 1.5  # what Redis does not answer within it is given up
+PAUSE_SECONDS = 0.25  # before trying again
+BEAT_SECONDS = 1.0  # at least so often a process publishes something
+ECHO_SECONDS = 2.0  # for what Redis took to come back
+SILENCE_SECONDS = 3.0  # after it nobody can say that the channel is heard
+POLL_SECONDS = 0.5
+BEAT = b""  # says nothing but that it was said
+SEAL_BYTES = 32
+EXPECTED = (RedisError, OSError, ValueError)  # of a Redis that is away or lies
+PUBLISHING, LISTENING, READING = "publishing to", "listening to", "reading the channel of"
 STATUSES = tuple(status.value for status in Status)
+_SPEAKER = struct.Struct("!8sQ")  # a process, and the number that it gives a payload
 
 
 @dataclass(slots=True)
@@ -402,12 +420,13 @@ async def read_range(
 
 async def read_window(database: Database, after: int, topics: frozenset[str] | None) -> Window:
     """The next window of the log after a number, with floor and head of the same instant."""
+    most = WINDOW if topics is None else STREAM_ROWS
     async with database.snapshot() as session:
         now = await look(session)
         whole = topics is not None and Wanted.of(topics).only_orders
         upto = now.head if whole else min(after + WINDOW, now.head)
-        rows = await read_range(session, after, upto, topics, WINDOW)
-        if len(rows) == WINDOW:
+        rows = await read_range(session, after, upto, topics, most)
+        if len(rows) == most:
             upto = rows[-1]["seq"]
         found = [frame(now.epoch, r["seq"], r["created_at"], stored_event(r)) for r in rows]
     return Window(now.epoch, now.head, now.floor, upto, found)
@@ -595,7 +614,7 @@ class Payload:
 def decode(payload: bytes) -> Payload:
     """
     Raises:
-        ValueError: somebody else wrote into our channel.
+        ValueError: another version of this service made it.
     """
     line, _, blob = payload.partition(b"\n")
     try:
@@ -614,35 +633,166 @@ def decode(payload: bytes) -> Payload:
         raise ValueError("not a payload of ours") from error
 
 
+def seal(key: bytes, name: bytes, number: int, payload: bytes) -> bytes:
+    """What goes through Redis: a seal, which process says it, the number it gives it, a payload.
+
+    Whoever else can write into Redis could tell browsers of events that never were; without
+    the key nobody is believed.
+    """
+    said = _SPEAKER.pack(name, number) + payload
+    return hmac.digest(key, said, "sha256") + said
+
+
+def unseal(key: bytes, data: bytes) -> tuple[bytes, int, bytes]:
+    """Who says it, their number, the payload.
+
+    Raises:
+        ValueError: somebody else wrote into our channel.
+    """
+    found, said = data[:SEAL_BYTES], data[SEAL_BYTES:]
+    if len(said) < _SPEAKER.size:
+        raise ValueError("too short")
+    if not hmac.compare_digest(found, hmac.digest(key, said, "sha256")):
+        raise ValueError("not sealed with our key")
+    name, number = _SPEAKER.unpack_from(said)
+    return name, number, said[_SPEAKER.size :]
+
+
+class Deaf(ConnectionError):
+    """What we published did not come back: the subscription carries nothing."""
+
+
+class Echo:
+    """Whether a process hears itself, the one proof that its subscription carries anything.
+
+    A line may die without a word, and a proxy may hold one to a server that nobody publishes
+    at any more: both look open. So what Redis has taken is owed to us, and a confirmation
+    when we subscribe; what is owed for too long will not come.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._said = 0  # the last number handed to Redis
+        self._taken = 0  # the last that Redis says it took
+        self._heard = 0
+        self._owed_since: float | None = None
+        self.subscribed = False
+
+    def subscribe(self) -> None:
+        self.subscribed = False
+        self._owed_since = self._now()
+
+    def confirm(self) -> None:
+        """From here on; what was said before may have gone by."""
+        self.subscribed = True
+        self._heard = self._said
+        self._owed_since = None
+
+    def lose(self) -> None:
+        self.subscribed = False
+        self._owed_since = None
+
+    def say(self) -> int:
+        """The number of the next payload."""
+        self._said += 1
+        return self._said
+
+    def take(self) -> None:
+        """Redis has taken all that was said."""
+        self._taken = self._said
+        if self.subscribed and self._owed_since is None and self._taken > self._heard:
+            self._owed_since = self._now()
+
+    def hear(self, number: int) -> None:
+        if number > self._heard:
+            self._heard = number
+            # Late but on its way is not lost: each one that comes gives the next its time.
+            self._owed_since = self._now() if self._taken > number else None
+
+    @property
+    def overdue(self) -> bool:
+        return self._owed_since is not None and self._now() - self._owed_since > ECHO_SECONDS
+
+
+class Outbox:
+    """What waits to be published, within a bound: when it is full the oldest goes."""
+
+    def __init__(self, most: int = WIRE_QUEUE, most_bytes: int = WIRE_BYTES) -> None:
+        self._most, self._most_bytes = most, most_bytes
+        self._waiting: deque[tuple[str, bytes]] = deque()
+        self._size = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def put(self, channel: str, payload: bytes) -> int:
+        """How many had to go."""
+        self._waiting.append((channel, payload))
+        self._size += len(payload)
+        gone = 0
+        while len(self._waiting) > self._most or self._size > self._most_bytes:
+            self._size -= len(self._waiting.popleft()[1])
+            gone += 1
+        return gone
+
+    def take(self) -> list[tuple[str, bytes]]:
+        """All of it."""
+        taken = list(self._waiting)
+        self._waiting.clear()
+        self._size = 0
+        return taken
+
+
+@dataclass(slots=True)
+class WireStats:
+    """Plain numbers for the metrics, in payloads."""
+
+    published: int = 0  # that Redis took
+    dropped: int = 0  # that it did not take in time
+    heard: int = 0  # of other processes
+    garbage: int = 0  # that none of our processes made
+    subscriptions: int = 0  # that were confirmed
+
+
 class Wire:
     """Both ends of Redis. It carries what is committed already, and may lose any of it.
 
-    `on_payload` is called with what came in, `on_subscribed` whenever redis-py confirms a
-    subscription: whatever was published before that moment is gone, so the log is read.
+    `on_payload` is called with what another process published, `on_subscribed` whenever a
+    subscription is confirmed: what was published before that moment is gone, so somebody has
+    to look at the log. Once a second something is published, if only to be heard, so that an
+    end that broke is known to be broken, and mended, also while nothing is sold.
     """
 
     def __init__(
         self,
         url: str,
+        key: bytes,
         *,
         on_payload: Callable[[Payload], None],
-        on_subscribed: Callable[[], Awaitable[None]],
+        on_subscribed: Callable[[], None],
     ) -> None:
+        """`key` is what all processes share and nobody else has."""
         self._url = url
+        self._key = key
         self._on_payload = on_payload
         self._on_subscribed = on_subscribed
-        self._out: deque[tuple[str, bytes]] = deque(maxlen=WIRE_QUEUE)
+        self._name = secrets.token_bytes(8)
+        self._echo = Echo()
+        self._outbox = Outbox()
         self._filled = asyncio.Event()
         self._epoch = ""
         self._moved = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
-        self.up = False
+        self._heard_at = time.monotonic()
+        self._broken: set[str] = set()  # what was complained of
+        self.publishing = False  # whether Redis took what was said last
+        self.stats = WireStats()
 
     async def start(self, epoch: str) -> None:
         self._epoch = epoch
         self._tasks = [
-            asyncio.create_task(self._publish(), name="wire-out"),
-            asyncio.create_task(self._subscribe(), name="wire-in"),
+            asyncio.create_task(self._keep(PUBLISHING, self._publish), name="wire-out"),
+            asyncio.create_task(self._keep(LISTENING, self._listen), name="wire-in"),
         ]
 
     async def stop(self) -> None:
@@ -653,7 +803,21 @@ class Wire:
     @property
     def waiting(self) -> int:
         """Payloads not yet taken by Redis."""
-        return len(self._out)
+        return len(self._outbox)
+
+    @property
+    def silence(self) -> float:
+        """Seconds since anything was heard."""
+        return time.monotonic() - self._heard_at
+
+    @property
+    def hearing(self) -> bool:
+        """Whether the subscription carries: we beat once a second, and hear that."""
+        return self._echo.subscribed and self.silence < SILENCE_SECONDS
+
+    @property
+    def up(self) -> bool:
+        return self.publishing and self.hearing
 
     def follow(self, epoch: str) -> None:
         """Move to the channel of a new epoch."""
@@ -663,64 +827,143 @@ class Wire:
 
     def publish(self, epoch: str, first: int, batch: Sequence[Frame]) -> None:
         """Hand over committed frames. Never waits; when Redis is slow the oldest go first."""
-        self._out.append((channel_of(epoch), encode(epoch, first, batch)))
+        payload = encode(epoch, first, batch)
+        self.stats.dropped += self._outbox.put(channel_of(epoch), payload)
         self._filled.set()
 
-    async def _publish(self) -> None:
-        client = Redis.from_url(
+    def _client(self) -> Redis:
+        """One attempt each, soon given up: trying again is ours, and the log is quicker."""
+        return Redis.from_url(
             self._url,
-            socket_timeout=1,
-            socket_connect_timeout=1,
+            socket_timeout=ANSWER_SECONDS,
+            socket_connect_timeout=ANSWER_SECONDS,
             retry=Retry(ConstantBackoff(0), 0),
         )
-        async with contextlib.aclosing(client):
-            while True:
-                await self._filled.wait()
-                self._filled.clear()
-                while self._out:
-                    await self._send(client, *self._out.popleft())
 
-    async def _send(self, client: Redis, channel: str, payload: bytes) -> None:
-        try:
-            await client.publish(channel, payload)
-            self.up = True
-        except (RedisError, OSError, TimeoutError) as error:
-            if self.up:
-                logger.warning("Redis does not take what is published: {}", type(error).__name__)
-            self.up = False
-            # What waited is old by now; each process finds it in the log within a second.
-            self._out.clear()
-            await asyncio.sleep(0.2)
-
-    async def _subscribe(self) -> None:
+    async def _keep(self, what: str, work: Callable[[Redis], Awaitable[None]]) -> None:
+        """Begin again whenever it breaks, and a Redis that lies may break anything."""
         while True:
             try:
-                await self._listen()
-            except (RedisError, OSError, TimeoutError) as error:
-                logger.warning("the subscription to Redis broke: {}", type(error).__name__)
-                self.up = False
-                await asyncio.sleep(0.5)
+                async with contextlib.aclosing(self._client()) as client:
+                    await work(client)
+            except Exception as error:
+                self._complain(what, error)
+            await asyncio.sleep(PAUSE_SECONDS)
 
-    async def _listen(self) -> None:
-        client = Redis.from_url(
-            self._url, socket_timeout=None, socket_connect_timeout=2, health_check_interval=30
-        )
-        async with contextlib.aclosing(client):
-            pubsub = client.pubsub(ignore_subscribe_messages=False)
-            async with contextlib.aclosing(pubsub):
-                self._moved.clear()
+    def _complain(self, what: str, error: Exception) -> None:
+        """Once, until it works again."""
+        if what not in self._broken:
+            self._broken.add(what)
+            unheard_of = None if isinstance(error, EXPECTED) else error
+            logger.opt(exception=unheard_of).warning(
+                "{} Redis broke: {}", what, type(error).__name__
+            )
+
+    def _works(self, what: str) -> None:
+        if what in self._broken:
+            self._broken.discard(what)
+            logger.info("{} Redis works again", what)
+
+    # Out.
+
+    async def _publish(self, client: Redis) -> None:
+        try:
+            # A beat first: what a server that hangs does not read stays in our memory.
+            await self._send(client, [self._beat])
+            while True:
+                await self._send(client, await self._due())
+        finally:
+            self.publishing = False
+            # What waited is old by now; each process finds it in the log within a second.
+            self.stats.dropped += len(self._outbox.take())
+
+    async def _due(self) -> list[tuple[str, bytes]]:
+        """What waits, or after a second without anything a beat."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(BEAT_SECONDS):
+                await self._filled.wait()
+        self._filled.clear()
+        return self._outbox.take() or [self._beat]
+
+    @property
+    def _beat(self) -> tuple[str, bytes]:
+        return channel_of(self._epoch), BEAT
+
+    async def _send(self, client: Redis, due: list[tuple[str, bytes]]) -> None:
+        """All at once: behind a slow Redis they would wait for each other's answers."""
+        payloads = sum(payload != BEAT for _, payload in due)
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS), client.pipeline(transaction=False) as line:
+                for channel, payload in due:
+                    sealed = seal(self._key, self._name, self._echo.say(), payload)
+                    line.publish(channel, sealed)
+                await line.execute()
+        except BaseException:
+            self.stats.dropped += payloads
+            raise
+        self.stats.published += payloads
+        self._echo.take()
+        self.publishing = True
+        self._works(PUBLISHING)
+
+    # In.
+
+    async def _listen(self, client: Redis) -> None:
+        while True:
+            async with contextlib.aclosing(client.pubsub()) as pubsub:
+                await self._hear_out(pubsub)
+
+    async def _hear_out(self, pubsub: PubSub) -> None:
+        """One subscription, until the epoch changes.
+
+        Raises:
+            Deaf: nothing comes any more.
+            RedisError, OSError: it broke.
+        """
+        self._moved.clear()
+        self._echo.subscribe()
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
                 await pubsub.subscribe(channel_of(self._epoch))
-                while not self._moved.is_set():
-                    message = await pubsub.get_message(timeout=1)
-                    if message is not None:
-                        await self._receive(message)
+            while not self._moved.is_set():
+                message = await pubsub.get_message(timeout=POLL_SECONDS)
+                if message is not None:
+                    self._receive(message)
+                if self._echo.overdue:
+                    raise Deaf
+        finally:
+            self._echo.lose()
 
-    async def _receive(self, message: Mapping[str, Any]) -> None:
+    def _receive(self, message: Mapping[str, Any]) -> None:
         if message["type"] == "subscribe":
-            self.up = True
-            await self._on_subscribed()
+            self._confirmed()
         elif message["type"] == "message":
-            try:
-                self._on_payload(decode(message["data"]))
-            except ValueError as error:
-                logger.warning("ignored on the channel: {}", error)
+            self._take_in(message["data"])
+
+    def _confirmed(self) -> None:
+        self._echo.confirm()
+        self._heard_at = time.monotonic()
+        self.stats.subscriptions += 1
+        self._works(LISTENING)
+        self._broken.discard(READING)
+        self._on_subscribed()
+
+    def _take_in(self, data: bytes) -> None:
+        try:
+            payload = self._news(data)
+        except ValueError as error:
+            self.stats.garbage += 1
+            self._complain(READING, error)
+            return
+        if payload is not None:
+            self.stats.heard += 1
+            self._on_payload(payload)
+
+    def _news(self, data: bytes) -> Payload | None:
+        """What another process has published; None of a beat, and of our own voice."""
+        name, number, payload = unseal(self._key, data)
+        self._heard_at = time.monotonic()
+        if name == self._name:
+            self._echo.hear(number)
+            return None
+        return decode(payload) if payload != BEAT else None

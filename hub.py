@@ -18,17 +18,27 @@ seconds of the loop's clock, wall times in milliseconds since 1970 UTC.
 """
 
 import asyncio
+import contextvars
 import json
 import random
 import re
 import time
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Final, Literal, NamedTuple, TypeVar
+from typing import Any, Final, Literal, NamedTuple, Protocol, TypeVar
 
 from instants import stamp
 
@@ -39,6 +49,9 @@ RESOLUTION: Final = 0.25  # seconds; how exactly heartbeats, expiries and lifeti
 FRAME_OVERHEAD: Final = 600  # bytes a frame costs in the ring beside its data: 510 measured
 CACHED_PAGES: Final = 32  # shared among streams that catch up from the same place
 ALARMS_A_TURN: Final = 500  # streams looked after before the loop gets a turn
+WRITES_A_TURN: Final = 500  # the same for streams written to: some 5 ms
+STALL_LOOKS: Final = 4  # at a line that is full, before its stream is given up
+COALESCED_PAGES: Final = 16  # of events read to make one of those that count
 
 T = TypeVar("T")
 _seq = attrgetter("seq")
@@ -86,7 +99,7 @@ ReadLog = Callable[[int, frozenset[str] | None], Awaitable[Window]]
 ReadSnapshot = Callable[[], Awaitable[Snapshot]]
 ReadGreeting = Callable[[], Awaitable[Sequence[bytes]]]
 ReadTopics = Callable[[], Awaitable[Collection[str]]]
-Write = Callable[[bytes], Awaitable[None]]
+Gone = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +145,7 @@ class Limits:
     tick_bytes: int = 256 << 10  # of one write; a tick with more is caught up in pages
     page_bytes: int = 64 << 10  # small, so that a thin line still ends a write in time
     notes_bytes: int = 256 << 10  # control frames kept for a stream that is busy
+    unsent_bytes: int = 64 << 20  # of snapshots that were read; beyond it nobody gets a new one
     log_reads: int = 4  # replays that read the log at the same time
     tick: float = 0.005  # least time between two ticks
     supersede: float = 0.1  # within it an event may be replaced by a newer one, and is held
@@ -205,6 +219,10 @@ def _refuse_breaks(texts: Iterable[str]) -> None:
 
 def _wall_ms() -> int:
     return time.time_ns() // 1_000_000
+
+
+def _ignore_end(_reason: str) -> None:
+    """Nobody asked to be told."""
 
 
 def _ignore(_error: Exception) -> None:
@@ -320,6 +338,7 @@ class _Wheel:
         self._next = int(now / RESOLUTION)
 
     def put(self, subscriber: "Subscriber", when: float) -> None:
+        self.drop(subscriber)
         slot = max(self._next, int(when / RESOLUTION) + 1)
         subscriber.slot = slot
         self._slots.setdefault(slot, set()).add(subscriber)
@@ -337,6 +356,17 @@ class _Wheel:
 # --- subscribers ----------------------------------------------------------------------
 
 
+class _Batch(NamedTuple):
+    """What is due for a group at a tick, joined once, on its way to the group's streams."""
+
+    due: list[Frame]
+    notes: bytes
+    shared: bytes
+    first: int  # number of the first event; beyond the head if there is none
+    head: int
+    at: float
+
+
 class _Group:
     """All streams of the same topics, and what is due for them: at the next tick if it is
     `called` to it, else when its rest is over.
@@ -351,6 +381,7 @@ class _Group:
         "notes",
         "rests_until",
         "size",
+        "sweep",
         "topics",
     )
 
@@ -358,6 +389,7 @@ class _Group:
         self.topics = topics
         self.members: set[Subscriber] = set()
         self.rests_until = 0.0  # what may be replaced is held until then; 0: it is not
+        self.sweep: Iterator[bool] | None = None  # a batch that some streams do not have yet
         self.clear()
 
     def clear(self) -> None:
@@ -375,7 +407,7 @@ class _Group:
         if frame.seq in self.due:
             return False
         self._append(frame)
-        return self._call()
+        return self.call()
 
     def renew(self, frame: Frame, key: tuple[str, str], since: int) -> bool:
         """The same for an event that may replace one of the same key, if that stands for
@@ -391,7 +423,11 @@ class _Group:
             oldest = frame.at
         self._append(frame)
         self.newest[key] = (frame.seq, oldest)
-        return not self.rests_until and self._call()
+        return not self.rests_until and self.call()
+
+    @property
+    def is_quiet(self) -> bool:
+        return not self.due and self.sweep is None
 
     def _append(self, frame: Frame) -> None:
         self.due[frame.seq] = frame
@@ -399,80 +435,87 @@ class _Group:
 
     def note(self, data: bytes) -> bool:
         self.notes.append(data)
-        return self._call()
+        return self.call()
 
-    def _call(self) -> bool:
+    def call(self) -> bool:
         called, self.called = self.called, True
         return not called
 
-    def flush(self, head: int, now: float, limit: int) -> int:
-        """Hands what is due to every stream that waits; the others read it later.
-
-        Returns the number of deliveries.
-        """
-        due, size, notes = list(self.due.values()), self.size, b"".join(self.notes)
+    def take(self, head: int, now: float) -> _Batch:
+        """What is due; nothing is, afterwards."""
+        due, notes = list(self.due.values()), b"".join(self.notes)
         self.clear()
-        if size > limit:
-            self._send_back(notes)
-            return 0
-        first, last = (due[0].seq, due[-1].seq) if due else (head + 1, 0)
         shared = b"".join([*(frame.data for frame in due), notes])
-        given = 0
-        for one in self.members:
-            if (future := one.waiting) is None:
-                one.miss(notes, bool(due))
-            elif one.cursor >= first:  # it came between two ticks and has some of them
-                given += one.take_part(due, notes, head, now)
-            elif not future.done():
-                one.cursor = head
-                if last:
-                    one.told, one.told_at = last, now
-                one.waiting = None
-                future.set_result(shared)
-                given += len(due)
-        return given
+        return _Batch(due, notes, shared, due[0].seq if due else head + 1, head, now)
 
-    def _send_back(self, notes: bytes) -> None:
-        for one in self.members:
-            one.miss(notes, True)
-            one.wake(None)
+
+class Outlet(Protocol):
+    """The line to one client, after the head of its answer. Nothing here waits."""
+
+    def serve(self, reader: "Subscriber") -> None:
+        """From now on the reader is told: `room()` and `lost()`."""
+        ...
+
+    def write(self, data: bytes) -> bool:
+        """False: that filled the line. Nothing more may be written until `room()` is called."""
+        ...
+
+    def unread(self) -> int:
+        """Bytes that were written and have not reached the client."""
+        ...
+
+    def finish(self) -> None:
+        """The answer is whole."""
+        ...
+
+    def cut(self) -> None:
+        """The line ends here and now, whatever was written."""
+        ...
 
 
 class Subscriber:
-    """One stream. Made by `Hub.subscribe`; `run` is its life, inside the response's task.
+    """One stream. Made by `Hub.subscribe`; `begin` gives it its line.
 
-    It waits (`waiting` is a future), or it is busy writing or reading. What goes by while
-    it is busy sets `behind`, and it reads on from `cursor` before it waits again. Between
-    the last look at the ring and the wait there is no await: no event fits in between.
+    It is *live*: the hub writes to its `line`, and it costs neither a task nor a timer. Or
+    it is busy: its `task` reads what it missed. Or its line is full: nobody does anything
+    until it has room. What goes by while it is busy or full sets `behind`, and it reads on
+    from `cursor` before it is live again. Between the last look at the ring and being live
+    there is no await: no event fits in between.
     """
 
     __slots__ = (
         "behind",  # events may have gone by since `cursor`
         "choose",
         "choosing",  # its topics are to be read again
+        "coalesce",  # of what it missed, only the newest of each order is wanted
         "cursor",  # numbers up to here are given, or not of its topics
         "ending",  # (reason, reconnect_ms) once it shall end
         "ends_at",  # of the credential or the lifetime, loop time
         "ends_why",
         "expires_at",  # the same as wall clock, ms
+        "full",  # the outlet takes nothing more for now
+        "full_since",  # when `unread` was less than before
+        "gone",  # what is called with the reason at its end
         "greet",  # control frames to begin with are due
         "greeting",
         "group",
         "hub",
+        "line",  # the outlet while it is live, else None
         "notes",  # control frames that came while it was busy; None: none
+        "outlet",  # None before it begins and after its end
         "owner",  # whatever the caller knows it by
+        "parted",  # goodbye is said
         "reset",  # reason of a reset that is due
-        "sent_at",  # end of the last write
+        "room_made",  # what its task waits for while the line is full
+        "sent_at",  # of the last write
         "slot",  # of the wheel
         "snapshot",
         "snapshot_due",
         "start",
-        "task",  # that runs it; None before
+        "task",  # what it is busy with
         "told",  # last number the client got as an id
         "told_at",
-        "waiting",
-        "write",
-        "writing_since",  # 0: not writing
+        "unread",
     )
 
     def __init__(
@@ -484,16 +527,25 @@ class Subscriber:
         snapshot: ReadSnapshot | None,
         greeting: ReadGreeting | None,
         choose: ReadTopics | None,
+        gone: Gone,
+        *,
+        coalesce: bool,
     ) -> None:
-        self.hub, self.group, self.start, self.owner = hub, group, start, owner
+        self.hub, self.group, self.owner, self.gone = hub, group, owner, gone
+        self.start: Start | None = start  # judged: None
         self.snapshot, self.greeting, self.choose = snapshot, greeting, choose
         self.choosing = choose is not None
+        self.coalesce = coalesce
         self.cursor = self.told = hub.head
         self.told_at = self.sent_at = hub.now()
-        self.writing_since = 0.0
         self.behind = True
-        self.waiting: asyncio.Future[bytes | None] | None = None
-        self.task: asyncio.Task[object] | None = None
+        self.full = self.parted = False
+        self.full_since = 0.0
+        self.unread = 0
+        self.room_made: asyncio.Future[None] | None = None
+        self.line: Outlet | None = None
+        self.outlet: Outlet | None = None
+        self.task: asyncio.Task[None] | None = None
         self.ending: tuple[str, int | None] | None = None
         self.reset: str | None = None
         self.snapshot_due = start.kind == "snapshot" and snapshot is not None
@@ -512,112 +564,214 @@ class Subscriber:
             self.ends_why, self.ends_at = "expired", now + (expires_at - wall) / 1000
             self.expires_at = expires_at
 
+    # What the line does to it.
+
+    def begin(self, outlet: Outlet) -> None:
+        """The line is there: from now on the hub writes to it, until its end."""
+        if not self.hub.knows(self):  # it was forgotten meanwhile
+            outlet.cut()
+            return
+        self.outlet = outlet
+        outlet.serve(self)
+        self._go_on()
+
+    def room(self) -> None:
+        """The line takes more again."""
+        self.full = False
+        if self.room_made is not None:
+            made, self.room_made = self.room_made, None
+            if not made.done():  # else its stream has left
+                made.set_result(None)
+        else:
+            self._go_on()
+
+    def lost(self) -> None:
+        """The client has gone."""
+        self._leave("gone")
+
     # What the hub does to it. Nothing here waits.
 
-    def wake(self, data: bytes | None) -> None:
-        """Gives a waiting stream bytes to write, or None to look for itself."""
-        future, self.waiting = self.waiting, None
-        if future is not None and not future.done():
-            future.set_result(data)
+    def offer(self, data: bytes, now: float) -> bool:
+        """Write, if it is live. False: it is not."""
+        if self.line is None:
+            return False
+        self.sent_at = now
+        if not self.line.write(data):
+            self._fill()
+        return True
 
-    def miss(self, notes: bytes, events: bool) -> None:
-        """A tick finds it busy: events are read later, control frames are kept."""
-        if events:
-            self.behind = True
-        if notes:
-            self._keep(notes)
+    def give(self, batch: _Batch) -> int:
+        """A tick. Returns the number of events that it was given."""
+        if self.line is None:
+            self._miss(batch)
+            return 0
+        if self.cursor >= batch.first:  # it came between two ticks and has some of them
+            return self._give_part(batch)
+        self.cursor = batch.head
+        self.sent_at = batch.at
+        if batch.due:
+            self.told, self.told_at = batch.due[-1].seq, batch.at
+        if not self.line.write(batch.shared):
+            self._fill()
+        return len(batch.due)
 
-    def take_part(self, due: list[Frame], notes: bytes, head: int, now: float) -> int:
-        """A tick some of whose events it has already. Returns how many were new."""
-        fresh = [frame for frame in due if frame.seq > self.cursor]
-        self.cursor = max(self.cursor, head)
+    def _give_part(self, batch: _Batch) -> int:
+        fresh = [frame for frame in batch.due if frame.seq > self.cursor]
+        self.cursor = max(self.cursor, batch.head)
         if fresh:
-            self.told, self.told_at = fresh[-1].seq, now
-        if fresh or notes:
-            self.wake(b"".join([*(frame.data for frame in fresh), notes]))
+            self.told, self.told_at = fresh[-1].seq, batch.at
+        if fresh or batch.notes:
+            self.offer(b"".join([*(frame.data for frame in fresh), batch.notes]), batch.at)
         return len(fresh)
+
+    def _miss(self, batch: _Batch) -> None:
+        """Events are read later, control frames are kept."""
+        if batch.due:
+            self.behind = True
+        if batch.notes:
+            self.notes = [*(self.notes or ()), batch.notes]
+            if sum(map(len, self.notes)) > self.hub.limits.notes_bytes:
+                self.end("slow", self.hub.reconnect())
+
+    def send_back(self, notes: bytes) -> None:
+        """A tick is too large for one write: it reads the events page by page."""
+        if notes:
+            self.notes = [*(self.notes or ()), notes]
+        self.behind = True
+        self._go_on()
 
     def choose_again(self) -> None:
         """Its topics change: it goes no further than here before it knows them."""
         self.choosing = self.choose is not None
-        self.wake(None)
+        self._go_on()
 
     def restart(self, reason: str) -> None:
         self.reset = reason
-        self.wake(None)
+        self._go_on()
 
     def end(self, reason: str, reconnect_ms: int | None = None) -> None:
-        """Says goodbye and finishes `run`. The first reason stands."""
+        """Says goodbye and leaves, as soon as the line takes it. The first reason stands."""
         if self.ending is None:
             self.ending = (reason, reconnect_ms)
-            self.wake(None)
+            self._go_on()
 
     def look_after(self, now: float) -> float:
         """Heartbeat, bookmark, expiry or stall, whatever is due; returns when to come again."""
         limits = self.hub.limits
+        if self.outlet is None:  # its request ended before it began
+            self._leave("gone")
+            return now
         if now >= self.ends_at:
             self.end(self.ends_why, None if self.ends_why == "expired" else self.hub.reconnect())
-        if self.writing_since:
-            return self._look_after_write(now)
-        if self.waiting is not None and not self.group.due:
+        if self.full:
+            return self._look_at_line(now)
+        if self.group.is_quiet:
             self._break_silence(now)
         again = max(self.sent_at, self.told_at) + limits.heartbeat
         return min(again if again > now else now + limits.heartbeat, max(self.ends_at, now))
 
-    def _look_after_write(self, now: float) -> float:
-        stalls_at = self.writing_since + self.hub.limits.stall
-        if now < stalls_at:
-            return stalls_at
-        if self.task is not None and (self.ending is None or self.ending[0] != "stalled"):
-            self.ending = ("stalled", None)
-            self.task.cancel()
-        return now + self.hub.limits.stall
+    def _look_at_line(self, now: float) -> float:
+        """A client that reads, however slowly, may go on; not so one that only holds a line."""
+        limits = self.hub.limits
+        unread = self.outlet.unread() if self.outlet else 0
+        if unread < self.unread and self.ending is None:
+            self.unread, self.full_since = unread, now
+        if now < self.full_since + limits.stall:
+            return now + limits.stall / STALL_LOOKS
+        self.drop("slow")
+        return now
 
     def _break_silence(self, now: float) -> None:
         """A quiet stream's cursor follows the log, or a reconnect would read all of it again."""
         hub, silence = self.hub, self.hub.limits.heartbeat
+        if self.line is None:
+            return
         if self.told < hub.head and now - self.told_at >= silence:
             self.cursor = self.told = max(self.cursor, hub.head)
             self.told_at = now
-            self.wake(bookmark(hub.epoch, self.told, hub.head))
+            self.offer(bookmark(hub.epoch, self.told, hub.head), now)
         elif now - self.sent_at >= silence:
-            self.wake(HEARTBEAT)
+            self.offer(HEARTBEAT, now)
 
-    def _keep(self, notes: bytes) -> None:
-        self.notes = [*(self.notes or ()), notes]
-        if sum(map(len, self.notes)) > self.hub.limits.notes_bytes:
-            self.end("slow", self.hub.reconnect())
+    # From one state to the next.
 
-    # Its own life, one task.
+    @property
+    def _has_work(self) -> bool:
+        return (
+            self.behind
+            or self.notes is not None
+            or self.reset is not None
+            or self.choosing
+            or self.snapshot_due
+            or self.greet
+            or self.start is not None
+        )
 
-    async def run(self, write: Write) -> str:
-        """Serves the stream until it ends; returns the reason.
+    def _go_on(self) -> None:
+        """Do what is to be done next, if it can be done now."""
+        if self.outlet is None or self.task is not None or self.full:
+            return
+        if self.ending is not None:
+            self._part(self.outlet, *self.ending)
+        elif self._has_work:
+            self.line = None
+            self.task = self.hub.spawn(self._work())
+        else:
+            self.line = self.outlet
 
-        `write` sends bytes and may wait while the client does not read. What it raises,
-        and a cancellation, go through. After "slow" the line is stuck: send nothing more.
-        """
-        self.write = write
-        self.task = task = asyncio.current_task()
-        cancelled = task.cancelling() if task else 0
+    def _fill(self) -> None:
+        """The line is full. How much of it the client takes is looked at now and then."""
+        self.full, self.line = True, None
+        self.full_since = self.hub.now()
+        self.unread = self.outlet.unread() if self.outlet else 0
+        self.hub.look_again_at(self, self.full_since + self.hub.limits.stall / STALL_LOOKS)
+
+    def _part(self, outlet: Outlet, reason: str, reconnect_ms: int | None) -> None:
+        self.line = None
+        if not self.parted:
+            self.parted = True
+            if not outlet.write(goodbye(reason, reconnect_ms)):
+                self._fill()
+                return
+        self.outlet = None
+        outlet.finish()
+        self._leave(reason)
+
+    def drop(self, reason: str) -> None:
+        """Without a goodbye: its line takes none."""
+        if self.outlet is not None:
+            self.outlet.cut()
+        self._leave(reason)
+
+    def _leave(self, reason: str) -> None:
+        if self.task is not None:
+            self.task.cancel()
+        self.line = self.outlet = None
+        if self.hub.leave(self):
+            self.hub.stats.slow += reason == "slow"
+            self.gone(reason)
+
+    # What it is busy with: one task, as long as it takes.
+
+    async def _work(self) -> None:
         try:
             await self._serve()
-            return await self._part()
-        except asyncio.CancelledError:
-            # Our own cancel ends a stuck write; anybody else's is passed on.
-            if self.ending != ("stalled", None) or task is None or task.uncancel() > cancelled:
-                raise
-            self.hub.stats.slow += 1
-            return "slow"
+        except Exception as error:
+            self.hub.failed(error)
+            self.task = None
+            self.drop("broken")
+            return
         finally:
-            self.hub.leave(self)
+            self.task = None
+        self._go_on()
 
     async def _serve(self) -> None:
-        if self.ending is None:
-            await self._judge()
-        if self.ending is None:
-            await self._put(self._hello())
+        if self.start is not None:
+            await self._open(self.start)
         while self.ending is None:
-            if self.reset is not None:
+            if self.full:  # what is read now would only wait
+                await self._room()
+            elif self.reset is not None:
                 await self._tell_reset()
             elif self.choosing:
                 await self._choose()
@@ -630,30 +784,30 @@ class Subscriber:
             elif self.notes is not None:
                 await self._put_notes()
             else:
-                await self._live()
+                return
 
-    async def _live(self) -> None:
-        self.waiting = self.hub.loop.create_future()
-        data = await self.waiting
-        if data is not None:
-            await self._put(data)
+    async def _open(self, start: Start) -> None:
+        if self.ending is None:
+            await self._judge(start)
+        self.start = None
+        if self.ending is None:
+            await self._put(self._hello())
 
     async def _put(self, data: bytes) -> None:
-        now = self.hub.now
-        self.writing_since = now()
-        await self.write(data)
-        self.writing_since = 0.0
-        self.sent_at = now()
+        """Write, when the line takes it."""
+        if self.full:
+            await self._room()
+        self.sent_at = self.hub.now()
+        if self.outlet is not None and not self.outlet.write(data):
+            self._fill()
 
-    async def _part(self) -> str:
-        reason, reconnect_ms = self.ending or ("shutdown", None)
-        self.hub.stats.slow += reason == "slow"
-        await self._put(goodbye(reason, reconnect_ms))
-        return reason
+    async def _room(self) -> None:
+        self.room_made = self.hub.loop.create_future()
+        await self.room_made
 
-    async def _judge(self) -> None:
+    async def _judge(self, start: Start) -> None:
         """Decides the cursor to go on from, or that a reset is due."""
-        hub, start = self.hub, self.start
+        hub = self.hub
         beyond = start.epoch != hub.epoch or start.seq > hub.head
         # Another process may be ahead of this one: only the log can tell.
         if start.kind == "after" and beyond and await self._ask(hub.catch_up()) is None:
@@ -711,6 +865,9 @@ class Subscriber:
 
     async def _tell_snapshot(self) -> None:
         hub = self.hub
+        if hub.unsent > hub.limits.unsent_bytes:  # of readers that do not read
+            self.end("overloaded", hub.reconnect())
+            return
         found = await self._ask(self.snapshot()) if self.snapshot else None
         if found is None:
             return
@@ -724,8 +881,13 @@ class Subscriber:
         self.snapshot_due = False
         self.behind = True
         self._move(found.seq)
-        for frame in found.frames:
-            await self._put(frame)
+        size = sum(map(len, found.frames))
+        hub.unsent += size
+        try:
+            for frame in found.frames:
+                await self._put(frame)
+        finally:
+            hub.unsent -= size
 
     async def _tell_greeting(self) -> None:
         self.greet = False
@@ -744,7 +906,7 @@ class Subscriber:
 
     async def _catch_up(self) -> None:
         """One page from the ring, or one window of the log; nothing left: it may wait."""
-        page = self.hub.page(self.group, self.cursor)
+        page = self.hub.page(self.group, self.cursor, coalesce=self.coalesce)
         if page is None:
             await self._replay()
         elif page.frames == 0:
@@ -780,30 +942,29 @@ class Subscriber:
         # Not beyond the hub: an event that changes the topics must be met there first.
         upto = min(window.upto, self.hub.head)
         # Matched again here: what a reader of the log gives too much must not leave the house.
-        matching = (
+        matching = [
             f for f in window.frames if after < f.seq <= upto and not topics.isdisjoint(f.topics)
-        )
+        ]
+        if self.coalesce:
+            matching = self.hub.newest(matching)
         for page in _pages(matching, self.hub.limits.page_bytes):
             await self._put_page(page)
             if self.reset is not None or self.ending is not None:
                 return
             self.cursor = page.upto
+            if self.full:  # it is read again when there is room: nobody keeps it for so long
+                return
         self._move(upto)
         await self._put(bookmark(window.epoch, upto, max(window.head, upto)))
 
     async def _ask(self, question: Awaitable[T]) -> T | None:
         """The answer, in time; otherwise None, and the stream ends so that it comes again."""
-        task = asyncio.ensure_future(question)
         try:
             async with asyncio.timeout(self.hub.limits.read):
-                return await asyncio.shield(task)
+                return await question
         except Exception as error:
             self._fail(error)
             return None
-        finally:
-            # Once, and in a task of its own: anyio's scopes cancel us over and over, which
-            # would cut short how a reader gives its connection back.
-            task.cancel()
 
     def _fail(self, error: Exception) -> None:
         self.hub.failed(error)
@@ -926,25 +1087,28 @@ class Hub:
         *,
         limits: Limits | None = None,
         superseded: frozenset[str] = frozenset(),
+        states: frozenset[str] = frozenset(),
         regrouping: frozenset[str] = frozenset(),
         clock: Callable[[], int] = _wall_ms,
         on_error: Callable[[Exception], None] = _ignore,
     ) -> None:
         """`superseded` are the kinds of events of which only the newest of a subject counts;
-        their first topic is the subject. `regrouping` are those that change which topics
-        their readers follow.
+        their first topic is the subject. `states` are those that tell the whole state of
+        it, so that a stream that lags may want the newest alone. `regrouping` are those that
+        change which topics their readers follow.
         """
         self.limits = limits or Limits()
         self.clock = clock
         self.stats = Stats()
         self.epoch = ""
         self.head = 0  # the last number that went out in sequence
+        self.unsent = 0  # bytes of snapshots on their way
         self.floor = 0  # of the log, as far as known
         self._read_log, self._on_error = read_log, on_error
-        self._superseded, self._regrouping = superseded, regrouping
+        self._superseded, self._states, self._regrouping = superseded, states, regrouping
         self._ring = _Ring(self.limits.ring_bytes)
         self._ahead = _Ahead(self.limits)
-        self._pages: dict[tuple[_Group, int], _Page] = {}
+        self._pages: dict[tuple[_Group, int, bool], _Page] = {}
         self._subscribers: set[Subscriber] = set()
         self._groups: dict[frozenset[str], _Group] = {}
         self._topics: dict[str, set[_Group]] = {}
@@ -974,6 +1138,7 @@ class Hub:
         """
         self.loop = asyncio.get_running_loop()
         self.now = self.loop.time
+        self._context = contextvars.copy_context()
         self._wheel.begin(self.now())
         self._stir = asyncio.Event()
         self._turns = asyncio.Semaphore(self.limits.log_reads)
@@ -982,11 +1147,14 @@ class Hub:
         self._tasks = [self.loop.create_task(keeper) for keeper in keepers]
 
     async def stop(self) -> None:
-        """Ends what `start` began. Streams that are still open are told to finish."""
+        """Ends what `start` began. Streams that cannot be told are cut off."""
         self.end_all("shutdown")
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        busy = [one.task for one in self._subscribers if one.task is not None]
+        for one in list(self._subscribers):
+            one.drop("shutdown")
+        await asyncio.gather(*self._tasks, *busy, return_exceptions=True)
         self._answer(ConnectionError("the hub has stopped"))
         for handle in (self._tick_handle, self._rest_handle):
             if handle is not None:
@@ -1073,8 +1241,8 @@ class Hub:
         """Before the next event is taken: nothing of a new topic may go by unseen."""
         for topic in frame.topics:
             for group in self._topics.get(topic, ()):
-                self._flush(group, self.now())  # what was due goes by the topics it was due by
-                for one in group.members:
+                self._flush_all(group)  # what was due goes by the topics it was due by
+                for one in list(group.members):
                     one.choose_again()
 
     def _add(self, group: _Group, frame: Frame) -> bool:
@@ -1105,14 +1273,49 @@ class Hub:
         self._ticked_at = now = self.now()
         dirty, self._dirty = self._dirty, []
         for group in dirty:
-            if group.called:  # else the end of its rest came first
+            if group.called and group.sweep is None:  # else it is done, or follows the sweep
                 self._flush(group, now)
 
     def _flush(self, group: _Group, now: float) -> None:
+        """Hands what is due to every stream that is live; the others read it later."""
         if group.newest:
             self._rest(group, now + self.limits.supersede)
         self.stats.left_out += group.left_out
-        self.stats.delivered += group.flush(self.head, now, self.limits.tick_bytes)
+        if group.size > self.limits.tick_bytes:
+            notes = b"".join(group.notes)
+            group.clear()
+            for one in list(group.members):
+                one.send_back(notes)
+            return
+        group.sweep = self._give(group, group.take(self.head, now))
+        self._sweep(group)
+
+    def _give(self, group: _Group, batch: _Batch) -> Iterator[bool]:
+        """One write a stream, with a pause for others now and then."""
+        for turn, one in enumerate(list(group.members), 1):
+            self.stats.delivered += one.give(batch)
+            if turn % WRITES_A_TURN == 0:
+                yield True
+
+    def _sweep(self, group: _Group) -> None:
+        if group.sweep is None:
+            return
+        if next(group.sweep, False):
+            self.loop.call_soon(self._sweep, group)
+            return
+        group.sweep = None
+        if group.called:
+            self._dirty.append(group)
+            self._plan_tick()
+
+    def _flush_all(self, group: _Group) -> None:
+        """The same without a pause."""
+        for _ in group.sweep or ():
+            pass
+        self._flush(group, self.now())
+        for _ in group.sweep or ():
+            pass
+        group.sweep = None
 
     def _rest(self, group: _Group, until: float) -> None:
         group.rests_until = until
@@ -1127,7 +1330,9 @@ class Hub:
             until, group = self._resting.popleft()
             if group.rests_until == until:  # else a tick has begun another one since
                 group.rests_until = 0.0
-                if group.due:
+                if group.sweep is not None:
+                    group.called = True
+                elif group.due:
                     self._flush(group, now)
         self._rest_handle = None
         if self._resting:
@@ -1141,22 +1346,36 @@ class Hub:
         if self._dirty:
             self._plan_tick()
 
-    def page(self, group: _Group, after: int) -> _Page | None:
+    def page(self, group: _Group, after: int, *, coalesce: bool) -> _Page | None:
         """What follows a cursor, from the ring; None if that does not reach back so far."""
         if after < self._ring.floor:
             return None
-        page = self._pages.get((group, after))
+        page = self._pages.get((group, after, coalesce))
         if page is None:
-            frames, upto = self._ring.read(group.topics, after, self.limits.page_bytes)
-            page = _page(frames)._replace(upto=upto) if frames else _Page(upto, 0, 0, b"")
-            if frames:
-                self._remember(group, after, page)
+            page = self._read_ring(group.topics, after, coalesce=coalesce)
+            if page.frames:
+                self._remember((group, after, coalesce), page)
         return page
 
-    def _remember(self, group: _Group, after: int, page: _Page) -> None:
+    def _read_ring(self, topics: frozenset[str], after: int, *, coalesce: bool) -> _Page:
+        size = self.limits.page_bytes
+        found, upto = self._ring.read(topics, after, size * COALESCED_PAGES if coalesce else size)
+        if not found:
+            return _Page(upto, 0, 0, b"")
+        if coalesce:
+            first, *more = _pages(self.newest(found), size)
+            return first if more else first._replace(upto=upto)
+        return _page(found)._replace(upto=upto)
+
+    def newest(self, frames: list[Frame]) -> list[Frame]:
+        """Without the states of a subject that a later one of them replaces."""
+        last = {f.topics[0]: f.seq for f in frames if f.kind in self._states}
+        return [f for f in frames if f.kind not in self._states or last[f.topics[0]] == f.seq]
+
+    def _remember(self, key: tuple[_Group, int, bool], page: _Page) -> None:
         if len(self._pages) >= CACHED_PAGES:
             del self._pages[next(iter(self._pages))]
-        self._pages[group, after] = page
+        self._pages[key] = page
 
     # Streams.
 
@@ -1165,23 +1384,30 @@ class Hub:
         topics: Collection[str],
         start: Start,
         *,
+        gone: Gone = _ignore_end,
         owner: object = None,
         expires_at: int | None = None,
         snapshot: ReadSnapshot | None = None,
         greeting: ReadGreeting | None = None,
         choose: ReadTopics | None = None,
+        coalesce: bool = False,
     ) -> Subscriber:
-        """A new stream; `Subscriber.run` has to follow, or it is forgotten by the timer.
+        """A new stream; `Subscriber.begin` has to follow, or it is forgotten by the timer.
 
-        `expires_at` is the credential's end. `snapshot` reads the present state for a
-        start with one and after each reset, `greeting` the control frames that follow
-        hello and each reset. `choose` reads the topics that take the place of `topics`,
-        after each of those too and whenever an event of `topics` changes them.
+        `gone` is called once, with the reason of the end: that of its goodbye, or `gone` (the
+        client went), `slow` (it did not read and was cut off), `broken`. `expires_at` is the
+        credential's end. `snapshot` reads the present state for a start with one and after
+        each reset, `greeting` the control frames that follow hello and each reset. `choose`
+        reads the topics that take the place of `topics`, after each of those too and whenever
+        an event of `topics` changes them. With `coalesce` a stream that lags gets the newest
+        state of each subject, not those before it.
         Raises ValueError for a topic with a line break or NUL.
         """
         _refuse_breaks(topics)
         group = self._join(frozenset(topics))
-        one = Subscriber(self, group, start, owner, snapshot, greeting, choose)
+        one = Subscriber(
+            self, group, start, owner, snapshot, greeting, choose, gone, coalesce=coalesce
+        )
         one.set_end(expires_at)
         group.members.add(one)
         self._subscribers.add(one)
@@ -1208,12 +1434,26 @@ class Hub:
         one.group.members.add(one)
         one.behind = True
 
-    def leave(self, one: Subscriber) -> None:
-        """Forgets a stream; `Subscriber.run` calls this at its end."""
+    def leave(self, one: Subscriber) -> bool:
+        """Forgets a stream, at its end; whether it was one of ours still."""
+        if one not in self._subscribers:
+            return False
         self._subscribers.discard(one)
         self._wheel.drop(one)
         self.stats.streams = len(self._subscribers)
         self._ungroup(one)
+        return True
+
+    def knows(self, one: Subscriber) -> bool:
+        """Whether it is one of ours still."""
+        return one in self._subscribers
+
+    def look_again_at(self, one: Subscriber, when: float) -> None:
+        self._wheel.put(one, when)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """A task that knows nothing of who fed us: a transaction must not be inherited."""
+        return self.loop.create_task(work, context=self._context.copy())
 
     def _ungroup(self, one: Subscriber) -> None:
         group = one.group
@@ -1240,7 +1480,7 @@ class Hub:
     def end_all(self, reason: str) -> None:
         """Ends every stream, and every one that still comes: the process goes down."""
         self._closing = True
-        for one in self._subscribers:
+        for one in list(self._subscribers):
             one.end(reason, self.reconnect())
 
     def end_where(
@@ -1352,8 +1592,9 @@ class Hub:
         self._settle(window.epoch, window.head, window.floor)
         for group in self._groups.values():
             group.clear()
+            group.sweep = None
         self._dirty = []
-        for one in self._subscribers:
+        for one in list(self._subscribers):
             one.restart(reason)
         self._waiters.wake_all()
 
@@ -1375,8 +1616,6 @@ class Hub:
                     await asyncio.sleep(0)
 
     def _look_after(self, one: Subscriber) -> None:
-        if one.task is None:  # its request ended before it began
-            one.end("overloaded", self.reconnect())
-            self.leave(one)
-        elif one in self._subscribers:
-            self._wheel.put(one, one.look_after(self.now()))
+        again = one.look_after(self.now())
+        if one in self._subscribers:
+            self._wheel.put(one, again)

@@ -10,11 +10,12 @@ no business rule is here. Open the table below and you know every address.
     /orders     what a customer sees: place, list, read, history, cancel
     /products   list create read change delete; stock: read, change, receive, adjust, ledger
     /customers  list create count read change deactivate activate erase, orders, favourites
-    /events     the stream, its history, tickets
+    /events     the stream, its history, tickets; /asyncapi.json
     at the root /livez /readyz /metrics /docs /openapi.json /track/{id}
 
 `@route` says everything about a route that can be seen from outside: address, verb, roles,
-rate limit, query, answer, problems. The OpenAPI document is made from the same words.
+rate limit, query, answer, problems. The OpenAPI document is made from the same words, the
+AsyncAPI document from the same shapes.
 """
 
 import asyncio
@@ -45,6 +46,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
+import asyncapi
 import auth
 import buckets
 import catalogue
@@ -60,6 +62,7 @@ import instants
 import metrics
 import moves
 import openapi
+import outlets
 import pages
 import queues
 import schemas
@@ -1822,32 +1825,46 @@ async def nothing() -> AsyncIterator[bytes]:
 
 
 class Stream(EventSourceResponse):
-    """sse-starlette's protocol (headers, HEAD, disconnect, shutdown) with the hub's bytes."""
+    """sse-starlette's protocol (headers, HEAD, disconnect, shutdown) with the hub's bytes.
 
-    def __init__(self, subscriber: hubs.Subscriber, owner: Owner) -> None:
+    A server that lends its line is left alone with it: then a stream has no task.
+    """
+
+    def __init__(self, subscriber: hubs.Subscriber) -> None:
         super().__init__(nothing(), ping=0, sep="\n", shutdown_grace_period=DRAIN_SECONDS)
         self._subscriber = subscriber
-        self._owner = owner
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        extension = scope.get("extensions", {}).get(outlets.EXTENSION)
+        if extension is None or scope["method"] == "HEAD":
+            try:
+                await super().__call__(scope, receive, send)
+            finally:
+                self._subscriber.drop("gone")
+        else:
+            await self._borrow(send, extension["lend"])
+
+    async def _borrow(self, send: Send, lend: Callable[[], hubs.Outlet | None]) -> None:
+        outlet = None
         try:
-            await super().__call__(scope, receive, send)
+            await self._start(send)
+            outlet = lend()
         finally:
-            service.hub.leave(self._subscriber)
-            service.streams.leave(self._owner)
+            if outlet is None:
+                self._subscriber.drop("gone")
+        if outlet is not None:
+            self._subscriber.begin(outlet)
+
+    async def _start(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
 
     async def _stream_response(self, send: Send) -> None:
-        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
-        await send(start)
-
-        async def write(data: bytes) -> None:
-            await send({"type": "http.response.body", "body": data, "more_body": True})
-
-        reason = await self._subscriber.run(write)
+        await self._start(send)
+        outlet = outlets.Sent()
+        self._subscriber.begin(outlet)
+        await outlet.run(send)
         self.active = False
-        metrics.DROPPED.labels(reason).inc()
-        if reason != "slow":
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def wants_stream(request: Request) -> bool:
@@ -1950,15 +1967,17 @@ async def stream_events(request: Request, query: schemas.EventsQuery, who: Maybe
             topics,
             start,
             choose=chooser(topics),
+            coalesce=query.coalesce == "latest",
+            gone=functools.partial(service.streams.leave, owner),
             owner=owner,
             expires_at=None if who is None else who.expires_at,
             snapshot=snapshot,
             greeting=greeting,
         )
     except BaseException:
-        service.streams.leave(owner)
+        service.streams.leave(owner, "broken")
         raise
-    return Stream(subscriber, owner)
+    return Stream(subscriber)
 
 
 @event_route(
@@ -2049,12 +2068,26 @@ async def revoke_ticket(request: Request, body: schemas.TicketRevoke, who: Calle
     return empty()
 
 
+@event_route("GET", "/asyncapi.json", None, limit="exempt")
+async def describe_streams(request: Request) -> Response:
+    """The streams as AsyncAPI 3."""
+    return Response(streams_document(), 200, None, "application/json")
+
+
+@functools.cache
+def streams_document() -> bytes:
+    public = SETTINGS.public_stock
+    made = asyncapi.document(api.version, SETTINGS.public_url, COOKIE, public_stock=public)
+    return to_json(made)
+
+
 # --- at the root ----------------------------------------------------------------------
 
 PAGES = {"docs", "track"}  # the first parts of their paths
 PAGE_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:;"
-    " connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; worker-src 'self'; style-src 'self';"
+    " img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'self';"
+    " frame-ancestors 'none'"
 )
 
 
@@ -2092,7 +2125,12 @@ async def read_metrics(request: Request) -> Response:
 @root_route("GET", "/openapi.json", None, limit="exempt")
 async def describe(request: Request) -> Response:
     """This API as OpenAPI 3.1."""
-    return reply(openapi.document(api.version, OPERATIONS))
+    return Response(calls_document(), 200, None, "application/json")
+
+
+@functools.cache
+def calls_document() -> bytes:
+    return to_json(openapi.document(api.version, OPERATIONS))
 
 
 DOCS = """<!doctype html>
@@ -2152,7 +2190,18 @@ async def track(request: Request, query: schemas.TrackQuery, who: Caller) -> Res
     return page(html, headers=SECRETIVE)
 
 
-api.mount("/static", StaticFiles(directory=STATIC), name="static")
+class Files(StaticFiles):
+    """What pages load. Asked for by its ETag each time: no page may meet scripts of another
+    version, and the tabs of a browser share one worker.
+    """
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        answer = super().file_response(*args, **kwargs)
+        answer.headers["Cache-Control"] = "no-cache"
+        return answer
+
+
+api.mount("/static", Files(directory=STATIC), name="static")
 
 
 # --- the layers around it all ---------------------------------------------------------

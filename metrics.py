@@ -76,12 +76,27 @@ DELIVERIES = _counter("stream_deliveries", "Events written to streams.")
 LEFT_OUT = _counter(
     "stream_left_out", "Events that a newer one replaced, once for all streams of the same topics."
 )
-DROPPED = _counter("streams_ended", "Streams that we ended, by reason.", "reason")
+ENDED = _counter(
+    "streams_ended",
+    "Streams that ended: the goodbye's reason, slow, broken or gone.",
+    "reason",
+)
 GAPS = _counter("gaps_repaired", "Gaps in the feed that were read from the database.")
 HEAD = _gauge("head", "Number of the last event this process has fed to its streams.")
 LINE_SECONDS = _counter("line_seconds", "Time spent on telling orders their place in the line.")
 PUBLISH_WAITING = _gauge("publish_waiting", "Batches that wait to be published to Redis.")
-REDIS_UP = _gauge("redis_up", "1 while Redis answers, else 0.")
+FROM_LOG = _counter(
+    "events_from_log", "Events of the feed that were read from the database: nobody told them."
+)
+REDIS_UP = _gauge("redis_up", "1 while Redis takes what is published and it is heard, else 0.")
+REDIS_PUBLISHING = _gauge("redis_publishing", "1 while Redis takes what is published, else 0.")
+REDIS_HEARING = _gauge("redis_hearing", "1 while the subscription carries something, else 0.")
+REDIS_SILENCE = _gauge("redis_silence_seconds", "Since anything was heard on the channel.")
+REDIS_PUBLISHED = _counter("redis_published", "Batches of events that Redis took.")
+REDIS_DROPPED = _counter("redis_dropped", "Batches that Redis did not take in time.")
+REDIS_HEARD = _counter("redis_heard", "Batches of other processes that were heard.")
+REDIS_GARBAGE = _counter("redis_garbage", "Messages on the channel that none of our own made.")
+REDIS_SUBSCRIPTIONS = _counter("redis_subscriptions", "Subscriptions that were confirmed.")
 
 # --- the database ---------------------------------------------------------------------
 OLDEST_SNAPSHOT = _gauge("oldest_snapshot_seconds", "Age of the oldest snapshot held open.")

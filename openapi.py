@@ -13,6 +13,7 @@ from errors import Problem
 from models import Role
 
 REFERENCE = "#/components/schemas/{model}"
+STREAM = "text/event-stream"
 TAGS = {
     "Accounts": "Sign in, and who may do what.",
     "Queues": "Named queues, their settings and exact counts.",
@@ -117,6 +118,7 @@ def _components(operations: Sequence[Operation]) -> dict[str, Any]:
         *((model, "validation") for model in sorted(incoming | set(ITEMS[:-1]), key=_name)),
         *((model, "serialization") for model in sorted(outgoing, key=_name)),
         (schemas.Problem, "serialization"),
+        *((model, "serialization") for model in (*schemas.EVENTS, *schemas.CONTROL.values())),
     ]
     _, made = models_json_schema(wanted, ref_template=REFERENCE)
     for model in incoming | set(ITEMS[:-1]):
@@ -167,12 +169,9 @@ def _parameters(one: Operation) -> list[dict[str, Any]]:
         {"name": name, "in": "path", "required": True, "schema": _path_schema(name)}
         for name in re.findall(r"\{(\w+)\}", one.path)
     ]
-    schema = one.query.model_json_schema(ref_template=REFERENCE)
-    defs = schema.get("$defs", {})
-    for name, kind in schema.get("properties", {}).items():
-        required = name in schema.get("required", ())
-        plain = _inlined(kind, defs)
-        found.append({"name": name, "in": "query", "required": required, "schema": plain})
+    for name, kind in schemas.parameters(one.query).items():
+        required = one.query.model_fields[name].is_required()
+        found.append({"name": name, "in": "query", "required": required, "schema": kind})
     return found + [_header(name) for name in one.headers]
 
 
@@ -188,19 +187,6 @@ def _header(name: str) -> dict[str, Any]:
 
 def _path_schema(name: str) -> dict[str, Any]:
     return {"type": "string", **PATHS[name]}
-
-
-def _inlined(kind: Any, defs: dict[str, Any]) -> Any:
-    """A parameter's schema without references; a null cannot be said in a query."""
-    if isinstance(kind, list):
-        return [_inlined(part, defs) for part in kind]
-    if not isinstance(kind, dict):
-        return kind
-    if "$ref" in kind:
-        return _inlined(defs[kind["$ref"].rpartition("/")[2]], defs)
-    made = {name: _inlined(value, defs) for name, value in kind.items() if name != "default"}
-    choices = [part for part in made.get("anyOf", ()) if part.get("type") != "null"]
-    return {**choices[0]} if len(choices) == 1 else made
 
 
 def _request(one: Operation) -> dict[str, Any]:
@@ -238,6 +224,8 @@ def _responses(one: Operation) -> dict[str, Any]:
 def _success(one: Operation) -> dict[str, Any]:
     if one.status == 204:
         return {"description": "Done."}
+    if one.answer == STREAM:
+        return {"description": one.summary, "content": {STREAM: {"schema": _blocks()}}}
     if isinstance(one.answer, str):
         return {"description": one.summary, "content": {one.answer: {}}}
     schema: dict[str, Any] = {"type": "object"}
@@ -253,3 +241,28 @@ def _success(one: Operation) -> dict[str, Any]:
     elif one.answer is not None:
         schema = _reference(one.answer)
     return {"description": one.summary, "content": {"application/json": {"schema": schema}}}
+
+
+def _blocks() -> dict[str, Any]:
+    """A stream as a list of its blocks; which of them come when, AsyncAPI says."""
+    kinds = [*schemas.EVENTS, *schemas.CONTROL.values()]
+    data: dict[str, Any] = {
+        "type": "string",
+        "contentMediaType": "application/json",
+        "contentSchema": {"anyOf": [_reference(kind) for kind in kinds]},
+    }
+    block: dict[str, Any] = {
+        "type": "object",
+        "required": ["event", "data"],
+        "properties": {
+            "event": {"type": "string"},
+            "id": {"type": "string"},
+            "retry": {"type": "integer", "description": "In milliseconds."},
+            "data": data,
+        },
+    }
+    return {
+        "type": "string",
+        "contentMediaType": STREAM,
+        "contentSchema": {"type": "array", "items": block},
+    }

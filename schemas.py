@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
@@ -44,6 +44,7 @@ SKU = r"^[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}$"
 QUEUE_NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 USERNAME = r"^[a-z0-9][a-z0-9._@-]{0,63}$"
 CURRENCY = r"^[A-Z]{3}$"
+EVENT_ID = r"^[A-Za-z0-9_]{1,16}-(0|[1-9][0-9]{0,15})$"
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
 NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
@@ -723,6 +724,7 @@ class EventsQuery(Query):
     topic: Annotated[list[Topic], Field(max_length=64)] = Field(default_factory=list)
     last_event_id: Text | None = None  # what cannot be a cursor is answered by a reset
     snapshot: Annotated[bool, BeforeValidator(_flag)] = False
+    coalesce: Literal["latest"] | None = None  # of what a lagging reader missed
     since: Since | None = None
     ticket: Annotated[str, Field(max_length=16_384)] | None = None
 
@@ -754,6 +756,26 @@ class TrackQuery(TicketQuery):
 
 class TicketPageQuery(PageQuery):
     ticket: Annotated[str, Field(max_length=16_384)] | None = None
+
+
+def parameters(query: type[Query]) -> dict[str, dict[str, Any]]:
+    """The JSON Schema of each parameter, without references."""
+    schema = query.model_json_schema()
+    defs = schema.get("$defs", {})
+    return {name: _inlined(kind, defs) for name, kind in schema.get("properties", {}).items()}
+
+
+def _inlined(kind: Any, defs: dict[str, Any]) -> Any:
+    """No default is sent, and a null cannot be said in a query."""
+    if isinstance(kind, list):
+        return [_inlined(part, defs) for part in kind]
+    if not isinstance(kind, dict):
+        return kind
+    if "$ref" in kind:
+        return _inlined(defs[kind["$ref"].rpartition("/")[2]], defs)
+    made = {name: _inlined(value, defs) for name, value in kind.items() if name != "default"}
+    choices = [part for part in made.get("anyOf", ()) if part.get("type") != "null"]
+    return {**choices[0]} if len(choices) == 1 else made
 
 
 # --- list cursors ---------------------------------------------------------------------
@@ -1106,20 +1128,228 @@ class Ticket(BaseModel):
     url: str
 
 
-class CloudEvent(BaseModel):
+# What streams and the history tell. Nothing here is validated when it goes out: both
+# documents, OpenAPI and AsyncAPI, are made from these, and the tests hold streams to them.
+
+ORDER_TYPES = {
+    "order.created": "It was accepted. The only one with its `items`.",
+    "order.processing": "A worker has it.",
+    "order.requeued": "It waits again; `reason` says why.",
+    "order.forwarded": "It waits in the next queue.",
+    "order.cancel_requested": "Its worker was asked to end.",
+    "order.completed": "It is done.",
+    "order.failed": "It will not be tried again by itself.",
+    "order.cancelled": "It was taken back.",
+    "order.expired": "Nobody took it in time.",
+}
+QUEUE_TYPES = {
+    "queue.created": "There is a new queue.",
+    "queue.updated": "Its settings changed.",
+    "queue.paused": "Claims get nothing.",
+    "queue.resumed": "Claims are served.",
+    "queue.deleted": "The queue is gone.",
+}
+STOCK_TYPES = {
+    "stock.changed": "Another number can be bought.",
+    "stock.low": "It fell to `low_at` or below.",
+    "stock.depleted": "Nothing is available any more.",
+    "stock.replenished": "Something is available again.",
+}
+FAVOURITES_TYPES = {"favourites.changed": "A product was put on the list, or taken off it."}
+
+
+def _one_of(values: Iterable[str]) -> Any:
+    return Field(json_schema_extra={"enum": list(values)})
+
+
+EventId = Annotated[
+    str,
+    Field(
+        pattern=EVENT_ID,
+        description="A cursor: what follows it has not been seen.",
+        examples=["k3f9a2c1-1042"],
+    ),
+]
+
+
+class CloudEvent(BaseModel, Generic[T]):
+    """A change that was committed (CloudEvents 1.0)."""
+
     specversion: Literal["1.0"]
-    id: str
+    id: EventId
     source: str
-    type: str
     subject: str
     time: str
-    data: dict[str, Any]
+    data: T
+
+
+class OrderData(BaseModel):
+    """An order after the change. `items` come with the first event, `previous_*` later."""
+
+    id: str
+    reference: str | None
+    customer: str
+    queue: str
+    previous_queue: str | None
+    status: Status
+    previous_status: Status | None
+    reason: Literal["nack", "released", "lease_expired", "redriven", "retried"] | None
+    version: int
+    cancel_requested: bool
+    items: list[ItemOut] | None
+    total_cents: int | None
+    currency: str
+    available_at: str
+    expires_at: str | None
+    created_at: str
+    updated_at: str
+    finished_at: str | None
+
+
+class QueueData(BaseModel):
+    """The settings of a queue after the change, and who made it."""
+
+    name: str
+    description: str
+    lease_seconds: int
+    max_attempts: int
+    max_lost_leases: int
+    backoff_seconds: int
+    retention_days: int
+    paused: bool
+    version: int
+    actor: str
+
+
+class StockData(BaseModel):
+    """What can be bought of a product after the change."""
+
+    sku: str
+    available: int
+    previous_available: int
+    state: Literal["in_stock", "low", "out"]
+    reason: Literal["received", "adjusted", "reserved", "released", "committed"]
+    version: int
+
+
+class FavouritesData(BaseModel):
+    customer: str
+    sku: str
+    kept: bool
+
+
+class OrderEvent(CloudEvent[OrderData]):
+    """What happened to an order. `source` is the queue where it happened."""
+
+    type: Annotated[str, _one_of(ORDER_TYPES)]
+
+
+class QueueEvent(CloudEvent[QueueData]):
+    """What happened to a queue itself."""
+
+    type: Annotated[str, _one_of(QUEUE_TYPES)]
+
+
+class StockEvent(CloudEvent[StockData]):
+    """What happened to the stock of a product."""
+
+    type: Annotated[str, _one_of(STOCK_TYPES)]
+
+
+class FavouritesEvent(CloudEvent[FavouritesData]):
+    """What happened to a customer's favourites."""
+
+    type: Annotated[str, _one_of(FAVOURITES_TYPES)]
+
+
+EVENTS: dict[type[BaseModel], dict[str, str]] = {
+    OrderEvent: ORDER_TYPES,
+    QueueEvent: QUEUE_TYPES,
+    StockEvent: STOCK_TYPES,
+    FavouritesEvent: FAVOURITES_TYPES,
+}
 
 
 class EventPage(BaseModel):
-    items: list[CloudEvent]
+    items: list[OrderEvent | QueueEvent | StockEvent | FavouritesEvent]
     next_cursor: str | None
     head: str
+
+
+class HelloFrame(BaseModel):
+    """The first of all. Its id: where the stream goes on from, unless it is to begin anew."""
+
+    epoch: str
+    head: EventId
+    heartbeat_seconds: int
+    expires_at: str
+
+
+class SnapshotFrame(BaseModel):
+    """The present state of a topic, or a part of it. Only the last one of all has an id."""
+
+    topic: str
+    as_of: EventId
+    items: list[Order | Queue | Stock]
+    more: bool
+    truncated: bool
+
+
+class ResetFrame(BaseModel):
+    """The cursor cannot be used: read the state anew. It has no id if a snapshot follows."""
+
+    reason: Literal["pruned", "epoch", "unknown"]
+    oldest: EventId
+    head: EventId
+
+
+class BookmarkFrame(BaseModel):
+    """Its id moves the cursor of a stream whose topics are quiet."""
+
+    head: EventId
+
+
+class QueueCounts(BaseModel):
+    name: str
+    paused: bool
+    counts: Counts
+    oldest_pending_seconds: int | None
+
+
+class CountsFrame(BaseModel):
+    """How many messages the queues have that changed; all queues at first."""
+
+    as_of: EventId
+    queues: list[QueueCounts]
+
+
+class PositionFrame(BaseModel):
+    """The place of an order in the line; null while it has none."""
+
+    id: str
+    position: int | None
+    position_exact: bool | None
+    eta_seconds: int | None
+
+
+class GoodbyeFrame(BaseModel):
+    """The last of all. With null for `reconnect_ms`: do not come back with this credential."""
+
+    reason: Literal[
+        "shutdown", "lifetime", "slow", "overloaded", "too_many_streams", "expired", "revoked"
+    ]
+    reconnect_ms: int | None
+
+
+CONTROL: dict[str, type[BaseModel]] = {
+    "hello": HelloFrame,
+    "snapshot": SnapshotFrame,
+    "reset": ResetFrame,
+    "bookmark": BookmarkFrame,
+    "counts": CountsFrame,
+    "position": PositionFrame,
+    "goodbye": GoodbyeFrame,
+}
 
 
 class Ready(BaseModel):

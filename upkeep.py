@@ -7,6 +7,7 @@ may run in several processes at once: each step looks again at every row under i
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
@@ -172,15 +173,17 @@ class Upkeep:
         self._retention = event_retention_days * DAY
         self._seen: Look | None = None
         self._pruned_at = 0.0
+        self._look_due = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self.healthy = False
 
     async def start(self, seen: Look) -> None:
         self._seen = seen
         self.healthy = True
-        jobs = (self.look, self._watch, self._sweep_due, self._tell_counts, self._prune_in_time)
+        jobs = (self._watch, self._sweep_due, self._tell_counts, self._prune_in_time)
         self._tasks = [
-            asyncio.create_task(self._every_second(job), name=job.__name__) for job in jobs
+            asyncio.create_task(self._every_second(self.look, self._look_due), name="look"),
+            *(asyncio.create_task(self._every_second(job), name=job.__name__) for job in jobs),
         ]
 
     async def stop(self) -> None:
@@ -188,17 +191,28 @@ class Upkeep:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _every_second(self, job: Callable[[], Awaitable[None]]) -> None:
+    async def _every_second(
+        self, job: Callable[[], Awaitable[None]], due: asyncio.Event | None = None
+    ) -> None:
+        """`due`: it is wanted earlier."""
+        due = due or asyncio.Event()
         while True:
+            due.clear()
             try:
                 await job()
             except (*database.DRIVER_ERRORS, Problem) as error:
                 logger.warning("{} failed: {}", job.__name__.strip("_"), type(error).__name__)
             except Exception:
                 logger.exception("{} failed", job.__name__.strip("_"))
-            await asyncio.sleep(1.0)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await due.wait()
 
     # --- the look at the database -----------------------------------------------------
+
+    def look_soon(self) -> None:
+        """Look at once; if that is under way, once more after it."""
+        self._look_due.set()
 
     async def look(self) -> None:
         """What changed in the database, whoever changed it."""

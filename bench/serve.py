@@ -12,6 +12,7 @@ import uvicorn
 import cli
 import config
 import logs
+import outlets
 
 
 def serve(app: str) -> None:
@@ -23,8 +24,10 @@ def serve(app: str) -> None:
         access_log=False,
         proxy_headers=False,
         server_header=False,
+        http=outlets.Protocol,
         timeout_graceful_shutdown=cli.GRACE_SECONDS,
     )
+    options.load()  # before the signal handlers are set, as in `cli.Server`
     uvicorn.Server(options).run(sockets=[cli.listening(current.host, current.port)])
 
 

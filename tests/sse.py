@@ -1,5 +1,7 @@
 """A small reader of `text/event-stream` that keeps everything: blocks, comments, raw bytes.
 
+Whatever it reads, in any test, is held against the AsyncAPI document.
+
 On a bare socket, since a test wants to see the bytes as they came, to wait with a deadline
 and to hang up like a browser that is closed.
 """
@@ -11,6 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 from urllib.parse import urlencode, urlsplit
+
+from tests import frames
 
 SECONDS = 10.0
 CONTROL = {"hello", "snapshot", "reset", "bookmark", "counts", "position", "goodbye"}
@@ -30,6 +34,12 @@ class Block:
     @property
     def json(self) -> Any:
         return json.loads(self.data or "null")
+
+    def check(self) -> None:
+        """Raises AssertionError unless it is as the AsyncAPI document says."""
+        fields = {"id": self.id, "retry": self.retry}
+        given = {name: value for name, value in fields.items() if value is not None}
+        frames.check(self.event, given, self.json)
 
 
 def block_of(raw: bytes) -> Block:
@@ -143,6 +153,7 @@ class Stream:
             if end < 0:
                 return
             self.blocks.append(block_of(self.raw[self._read : end + 2]))
+            self.blocks[-1].check()
             self._read = end + 2
 
     # --- waiting ----------------------------------------------------------------------

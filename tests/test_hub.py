@@ -3,8 +3,9 @@
 import asyncio
 import json
 import re
+import weakref
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import pytest
@@ -17,6 +18,7 @@ from hub import (
     Limits,
     ReadGreeting,
     ReadSnapshot,
+    ReadTopics,
     Snapshot,
     Start,
     Subscriber,
@@ -133,20 +135,71 @@ class Log:
         return Window(self.epoch, self.head, self.floor, upto, found)
 
 
+class Gate:
+    """Open: the client reads."""
+
+    def __init__(self, opened: Callable[[], None]) -> None:
+        self._opened = opened
+        self._is_set = True
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def set(self) -> None:
+        self._is_set = True
+        self._opened()
+
+    def clear(self) -> None:
+        self._is_set = False
+
+
 class Client:
-    """What one stream wrote, and how fast it is read."""
+    """The line of one stream: what was written to it, and whether it is read."""
 
     def __init__(self) -> None:
         self.writes: list[bytes] = []
-        self.times: list[float] = []  # when each write began
-        self.open = asyncio.Event()
-        self.open.set()
-        self.task: asyncio.Task[str] | None = None
+        self.times: list[float] = []  # of the writes
+        self.open = Gate(self._opened)
+        self.is_full = self.is_whole = self.is_cut = False
+        self.left = 0  # bytes that it has not read
+        self.task: asyncio.Future[str] | None = None  # with the reason, at the end
+        self.reader: Subscriber | None = None
 
-    async def write(self, data: bytes) -> None:
+    def serve(self, reader: Subscriber) -> None:
+        self.reader = reader
+
+    def write(self, data: bytes) -> bool:
+        assert not self.is_full, "written to a line that is full"
+        assert not self.is_whole, "written after the end"
+        assert not self.is_cut, "written to a line that is cut"
         self.writes.append(data)
         self.times.append(asyncio.get_running_loop().time())
-        await self.open.wait()
+        self.is_full = not self.open.is_set()
+        self.left = len(data) if self.is_full else 0
+        return not self.is_full
+
+    def unread(self) -> int:
+        return self.left
+
+    def finish(self) -> None:
+        self.is_whole = True
+
+    def cut(self) -> None:
+        self.is_cut = True
+        asyncio.get_running_loop().call_soon(self.hang_up)
+
+    def hang_up(self) -> None:
+        if self.reader is not None:
+            self.reader.lost()
+
+    def gone(self, reason: str) -> None:
+        assert self.task is not None
+        self.task.set_result(reason)
+
+    def _opened(self) -> None:
+        if self.is_full and self.reader is not None and not self.is_cut:
+            self.is_full, self.left = False, 0
+            asyncio.get_running_loop().call_soon(self.reader.room)
 
     @property
     def text(self) -> str:
@@ -180,7 +233,7 @@ class Client:
 class Stage:
     hub: Hub
     log: Log
-    tasks: list[asyncio.Task[str]] = field(default_factory=list[asyncio.Task[str]])
+    clients: list[Client] = field(default_factory=list[Client])
 
     def join(
         self,
@@ -191,21 +244,24 @@ class Stage:
         expires_at: int | None = None,
         snapshot: ReadSnapshot | None = None,
         greeting: ReadGreeting | None = None,
+        choose: ReadTopics | None = None,
+        coalesce: bool = False,
     ) -> Client:
         client = client or Client()
+        client.task = asyncio.get_running_loop().create_future()
         one = self.hub.subscribe(
             topics or ("queue:a",),
             start or Start.now(),
+            gone=client.gone,
             owner=owner,
             expires_at=expires_at,
             snapshot=snapshot,
             greeting=greeting,
+            choose=choose,
+            coalesce=coalesce,
         )
-        return self.run(one, client)
-
-    def run(self, one: Subscriber, client: Client) -> Client:
-        client.task = asyncio.create_task(one.run(client.write))
-        self.tasks.append(client.task)
+        one.begin(client)
+        self.clients.append(client)
         return client
 
     def sell(self, *kinds: str, sku: str = "a") -> None:
@@ -231,6 +287,12 @@ class Stage:
         self.hub.look(self.log.epoch, self.log.head, self.log.floor)
 
 
+def look_after(client: Client, later: float) -> None:
+    """The timer comes by, as it will so many seconds later."""
+    assert client.reader is not None
+    client.reader.look_after(asyncio.get_running_loop().time() + later)
+
+
 Scene = Callable[[Stage], Coroutine[Any, Any, None]]
 
 
@@ -243,6 +305,7 @@ def on_stage(scene: Scene, log: Log | None = None, limits: Limits | None = None)
             shown.read,
             limits=limits,
             superseded=SUPERSEDED,
+            states=frozenset({"order.created", "order.completed", "stock.changed"}),
             regrouping=frozenset({"mine.changed"}),
             clock=lambda: NOW,
         )
@@ -252,9 +315,8 @@ def on_stage(scene: Scene, log: Log | None = None, limits: Limits | None = None)
             await scene(stage)
             assert hub.alive
         finally:
-            for task in stage.tasks:
-                task.cancel()
-            await asyncio.gather(*stage.tasks, return_exceptions=True)
+            for client in stage.clients:
+                client.hang_up()
             await hub.stop()
         assert hub.stats.streams == 0
         assert not hub.has_subscribers("queue:a")
@@ -425,7 +487,7 @@ def test_what_the_log_gives_too_much_is_not_shown() -> None:
 
         hub = Hub(careless)
         hub.start(EPOCH, log.head)
-        client = Stage(hub, log).run(hub.subscribe(["order:1"], Start.after(EPOCH, 0)), Client())
+        client = Stage(hub, log).join(Start.after(EPOCH, 0), "order:1")
         await until(lambda: bool(client.named("bookmark")))
         assert client.events == []
         await hub.stop()
@@ -1317,15 +1379,13 @@ def test_no_bookmark_overtakes_what_is_held() -> None:
     """The cursor stays before an event that waits for its time."""
 
     async def scene(stage: Stage) -> None:
-        client = Client()
-        one = stage.hub.subscribe(["stock:a"], Start.now())
-        stage.run(one, client)
+        client = stage.join(Start.now(), "stock:a")
         await turns()
         stage.sell("changed")
         await turns()
         stage.sell("changed", "changed")
         await stage.commit(5, "order:other")
-        one.look_after(asyncio.get_running_loop().time() + 20)
+        look_after(client, 20)
         await asyncio.sleep(0.2)
         assert [seq for seq, _ in client.told] == [1, 3]
         assert client.named("bookmark") == []
@@ -1386,8 +1446,7 @@ def choose(stage: Stage, shelf: Shelf, sku: str, *, kept: bool = True) -> list[F
 
 
 def chooser(stage: Stage, shelf: Shelf, start: Start | None = None) -> Client:
-    one = stage.hub.subscribe(["mine"], start or Start.now(), choose=shelf.read)
-    return stage.run(one, Client())
+    return stage.join(start, "mine", choose=shelf.read)
 
 
 def seqs(client: Client) -> list[int]:
@@ -1607,37 +1666,6 @@ def test_a_reader_that_is_stuck_is_dropped() -> None:
     on_stage(scene)
 
 
-def test_only_our_own_cancel_is_taken_back() -> None:
-    """A stuck stream ends cleanly inside its task; a hang-up at that moment still counts."""
-
-    async def scene(stage: Stage) -> None:
-        left: list[int] = []
-
-        async def respond(one: Subscriber, client: Client) -> str:
-            reason = await one.run(client.write)
-            task = asyncio.current_task()
-            assert task is not None
-            left.append(task.cancelling())
-            return reason
-
-        for hang_up in (False, True):
-            client = Client()
-            client.open.clear()
-            one = stage.hub.subscribe(["queue:a"], Start.now())
-            task = asyncio.create_task(respond(one, client))
-            await turns()
-            one.look_after(asyncio.get_running_loop().time() + 21)
-            if hang_up:
-                task.cancel()
-                with pytest.raises(asyncio.CancelledError):
-                    await task
-            else:
-                assert await task == "slow"
-        assert left == [0]
-
-    on_stage(scene)
-
-
 def test_a_long_replay_leaves_turns_to_others() -> None:
     """A reader as fast as memory does not hold the loop."""
 
@@ -1664,35 +1692,40 @@ def test_a_stuck_goodbye_has_an_end_too() -> None:
     on_stage(scene)
 
 
-def test_a_cancelled_response_is_not_taken_for_a_slow_one() -> None:
-    """A client that hangs up is a cancellation: it goes through, and the stream is forgotten."""
+def test_a_client_that_hangs_up_is_forgotten_at_once() -> None:
+    """Waiting, writing or stuck: the stream is gone, is told so once, and is no slow one."""
 
     async def scene(stage: Stage) -> None:
-        waiting, writing = stage.join(), stage.join()
+        waiting, stuck, reading = stage.join(), stage.join(), Client()
         await turns()
-        writing.open.clear()
+        stuck.open.clear()
         await stage.commit(1)
-        for client in (waiting, writing):
-            assert client.task is not None
-            client.task.cancel()
+        stage.join(Start.after(EPOCH, 0), client=reading)
+        for client in (waiting, stuck, reading):
+            client.hang_up()
             stage.hub.feed(EPOCH, stage.hub.head + 1, stage.log.grow(1))
-            with pytest.raises(asyncio.CancelledError):
-                await client.task
+            assert await client.ended() == "gone"
+            client.hang_up()
         assert stage.hub.stats.streams == 0
+        assert stage.hub.stats.slow == 0
 
     on_stage(scene)
 
 
-def test_what_a_write_raises_goes_through() -> None:
-    """A broken line is the caller's to know, and leaves nothing behind."""
+def test_what_falls_ends_its_stream_alone() -> None:
+    """An error in one stream's work is told, cuts its line, and is nobody else's."""
 
     async def scene(stage: Stage) -> None:
-        async def broken(_data: bytes) -> None:
-            raise OSError("gone")
+        class Broken(Client):
+            def write(self, data: bytes) -> bool:
+                raise OSError("gone")
 
-        with pytest.raises(OSError, match="gone"):
-            await stage.hub.subscribe(["queue:a"], Start.now()).run(broken)
-        assert stage.hub.stats.streams == 0
+        broken, other = stage.join(client=Broken()), stage.join()
+        assert await broken.ended() == "broken"
+        assert broken.is_cut
+        assert stage.hub.stats.log_errors == 1
+        await stage.commit(1)
+        assert other.events == [1]
 
     on_stage(scene)
 
@@ -1701,13 +1734,181 @@ def test_a_stream_that_never_begins_is_forgotten() -> None:
     """A request that ends between the door and the first byte leaves nothing behind."""
 
     async def scene(stage: Stage) -> None:
-        one = stage.hub.subscribe(["queue:a"], Start.now())
+        ends: list[str] = []
+        one = stage.hub.subscribe(["queue:a"], Start.now(), gone=ends.append)
         assert stage.hub.stats.streams == 1
         await asyncio.sleep(20)
         assert stage.hub.stats.streams == 0
-        assert await one.run(Client().write) == "overloaded"
+        client = Client()
+        one.begin(client)
+        assert client.is_cut
+        assert ends == ["gone"]
 
     on_stage(scene)
+
+
+def test_a_reader_as_slow_as_it_likes_may_stay() -> None:
+    """Progress counts, not speed; a line on which nothing moves for 20 s is cut."""
+
+    async def scene(stage: Stage) -> None:
+        slow = stage.join()
+        await turns()
+        slow.open.clear()
+        await stage.commit(1, size=1_000)
+        for _ in range(60):
+            await asyncio.sleep(2)
+            slow.left -= 10
+        assert slow.task is not None
+        assert not slow.task.done()
+        began = asyncio.get_running_loop().time()
+        assert await slow.ended() == "slow"
+        assert 18 <= asyncio.get_running_loop().time() - began <= 26
+        assert slow.is_cut
+
+    on_stage(scene)
+
+
+def test_a_stuck_reader_keeps_a_cursor_and_no_events() -> None:
+    """What was read for it from the log is given up, and read again when it reads."""
+
+    class Rows(list[Frame]):
+        """A list that can be watched."""
+
+    async def scene(stage: Stage) -> None:
+        kept: list[weakref.ref[Rows]] = []
+
+        async def read(after: int, topics: frozenset[str] | None) -> Window:
+            found = await stage.log.read(after, topics)
+            rows = Rows(found.frames)
+            kept.append(weakref.ref(rows))
+            return replace(found, frames=rows)
+
+        hub = Hub(read, limits=Limits(page_bytes=1_000))
+        hub.start(EPOCH, 100, 0)
+        client = Client()
+        Stage(hub, stage.log).join(Start.after(EPOCH, 0), client=client)
+        client.open.clear()
+        await turns(30)
+        client.open.set()
+        client.open.clear()
+        await turns(30)
+        assert client.events
+        assert client.is_full
+        assert [rows() for rows in kept] == [None] * len(kept)
+        while len(client.events) < 100:
+            client.open.set()
+            client.open.clear()
+            await turns(30)
+        assert client.events == list(range(1, 101))
+        client.open.set()
+        client.hang_up()
+        await hub.stop()
+
+    on_stage(scene, Log(frames=[frame(seq, size=100) for seq in range(1, 101)]))
+
+
+def test_readers_of_snapshots_cannot_use_up_the_memory() -> None:
+    """Who does not read keeps a snapshot for a while; new ones wait until there is room."""
+
+    async def scene(stage: Stage) -> None:
+        async def snapshot() -> Snapshot:
+            return Snapshot(EPOCH, 0, [control("snapshot", {"x": "y" * 1_000})] * 3)
+
+        deaf = [Client() for _ in range(3)]
+        for client in deaf:
+            stage.join(Start.snapshot(), client=client, snapshot=snapshot)
+            client.open.clear()
+            await turns()
+            client.open.set()
+            client.open.clear()
+            await turns()
+        late = stage.join(Start.snapshot(), snapshot=snapshot)
+        assert await late.ended() == "overloaded"
+        assert {await client.ended() for client in deaf} == {"slow"}
+        again = stage.join(Start.snapshot(), snapshot=snapshot)
+        await turns()
+        assert len(again.named("snapshot")) == 3
+        assert stage.hub.unsent == 0
+
+    on_stage(scene, limits=Limits(unsent_bytes=8_000))
+
+
+def test_a_large_audience_leaves_turns_to_others() -> None:
+    """Nobody waits for the last of ten thousand writes, and each stream gets each event once."""
+
+    async def scene(stage: Stage) -> None:
+        clients = [stage.join() for _ in range(1_600)]
+        await turns(20)
+        assert all(client.writes for client in clients)
+        stage.hub.feed(EPOCH, 1, stage.log.grow(1))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        told = sum(bool(client.events) for client in clients)
+        assert 0 < told < 1_600
+        stage.hub.feed(EPOCH, 2, stage.log.grow(1))
+        late = stage.join(Start.after(EPOCH, 0))
+        for client in clients[::2]:
+            client.open.clear()
+        await asyncio.sleep(0.05)
+        for client in clients[::2]:
+            client.open.set()
+        await asyncio.sleep(0.05)
+        assert all(client.events == [1, 2] for client in [*clients, late])
+
+    on_stage(scene)
+
+
+# --- only the newest of each ----------------------------------------------------------------
+
+
+def test_who_lags_may_have_the_newest_alone() -> None:
+    """With coalesce a reader that lags gets the last state of each order, in order; others all."""
+
+    async def scene(stage: Stage) -> None:
+        brief, whole = stage.join(coalesce=True), stage.join()
+        await turns()
+        brief.open.clear()
+        for kind in ("order.created", "queue.paused", "order.created", "order.completed"):
+            for order in ("order:1", "order:2"):
+                new = stage.log.grow(1, order, "queue:a", kind=kind)
+                stage.hub.feed(EPOCH, new[0].seq, new)
+                await asyncio.sleep(0.01)
+        brief.open.set()
+        await asyncio.sleep(0.1)
+        assert [seq for seq, _ in whole.told] == list(range(1, 9))
+        assert [seq for seq, _ in brief.told] == [1, 3, 4, 7, 8]
+        again = stage.join(Start.after(EPOCH, 0), coalesce=True)
+        await asyncio.sleep(0.1)
+        assert [seq for seq, _ in again.told] == [3, 4, 7, 8]
+
+    on_stage(scene)
+
+
+@given(
+    orders=st.lists(st.integers(0, 3), min_size=1, max_size=60),
+    ring=st.booleans(),
+    size=st.sampled_from([1, 900]),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_newest_state_is_never_left_out(orders: list[int], ring: bool, size: int) -> None:
+    """Whatever the pages, from the ring or the log: ids rise, and each subject's last is there."""
+
+    async def scene(stage: Stage) -> None:
+        for order in orders:
+            new = stage.log.grow(1, f"order:{order}", "queue:a", size=size)
+            if ring:
+                stage.hub.feed(EPOCH, new[0].seq, new)
+        if not ring:
+            stage.look()
+        await until(lambda: stage.hub.head == len(orders))
+        client = stage.join(Start.after(EPOCH, 0), coalesce=True)
+        await asyncio.sleep(1)
+        last = {order: seq for seq, order in enumerate(orders, 1)}
+        assert client.events == sorted(set(client.events))
+        assert set(last.values()) <= set(client.events)
+
+    limits = Limits(page_bytes=1_000, ring_bytes=32 << 20 if ring else 1)
+    on_stage(scene, limits=limits)
 
 
 # --- time -----------------------------------------------------------------------------------
@@ -1776,9 +1977,7 @@ def test_no_bookmark_overtakes_an_event() -> None:
     """Between an event and its tick the cursor stays where it is."""
 
     async def scene(stage: Stage) -> None:
-        client = Client()
-        one = stage.hub.subscribe(["queue:a"], Start.now())
-        stage.run(one, client)
+        client = stage.join(Start.now(), "queue:a")
         await asyncio.sleep(14.9)
         await stage.commit(1, "order:other")
         stage.hub.send("queue:nobody", b"")
@@ -1788,7 +1987,7 @@ def test_no_bookmark_overtakes_an_event() -> None:
         stage.hub.feed(EPOCH, 2, stage.log.grow(1, "order:other"))
         await turns()
         stage.hub.feed(EPOCH, 3, stage.log.grow(1))
-        one.look_after(asyncio.get_running_loop().time() + 1)
+        look_after(client, 1)
         await asyncio.sleep(0.01)
         assert client.named("bookmark") == []
         assert client.events == [3]

@@ -12,14 +12,14 @@ from tests.services import ROOT
 LEVELS = (
     {"buckets", "config", "errors", "ids", "instants", "logs", "metrics", "texts"},
     {"models", "database", "hub", "pages"},
-    {"schemas", "events", "auth"},
+    {"schemas", "events", "auth", "outlets"},
     {"customers", "sheet", "stock", "streams"},
     {"catalogue", "favourites"},
     {"accounts", "moves"},
     {"queues"},
     {"audit", "writer"},
     {"orders", "snapshots", "upkeep"},
-    {"demo", "doctor", "edge", "openapi", "service"},
+    {"asyncapi", "demo", "doctor", "edge", "openapi", "service"},
     {"main", "cli"},
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}

@@ -96,6 +96,7 @@ TABLE: dict[str, frozenset[str]] = {
     "DELETE /customers/{customer}/favourites/{sku}": BUYERS,
     "POST /events/tickets": SIGNED_IN,
     "POST /events/tickets/revoke": SIGNED_IN,
+    "GET /asyncapi.json": EVERYBODY,
     "GET /livez": EVERYBODY,
     "GET /readyz": EVERYBODY,
     "GET /docs": EVERYBODY,
