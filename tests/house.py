@@ -1,7 +1,7 @@
 """A running Filaviva to test against: one process on SQLite, or several on PostgreSQL."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -89,8 +89,13 @@ class House:
 
 
 @contextmanager
-def running(processes: int = 1, **settings: str) -> Iterator[House]:
-    """`processes` servers with the same settings, and an account for each role."""
+def running(
+    processes: int = 1, *, each: Sequence[dict[str, str]] = (), **settings: str
+) -> Iterator[House]:
+    """`processes` servers with the same settings, and an account for each role.
+
+    `each` has what differs, a dict for each process.
+    """
     common = {
         "SECRET_KEY": SECRET_KEY,
         "ADMIN_PASSWORD": ADMIN_PASSWORD,
@@ -99,7 +104,8 @@ def running(processes: int = 1, **settings: str) -> Iterator[House]:
         **settings,
     }
     with ExitStack() as stack:
-        servers = [stack.enter_context(Server(**common)) for _ in range(processes)]
+        own = each or [{}] * processes
+        servers = [stack.enter_context(Server(**common, **more)) for more in own]
         house = House(servers)
         stack.callback(house.close)
         house.make_accounts()

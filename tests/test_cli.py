@@ -33,6 +33,7 @@ import metrics
 from database import WRITER_NAME, Database
 from tests.conftest import absent
 from tests.house import ADMIN_PASSWORD, API, SECRET_KEY, House
+from tests.relay import Relay
 from tests.services import ROOT, Postgres, RedisServer, Server, free_port, until
 from tests.sse import Stream
 
@@ -324,7 +325,11 @@ def test_doctor_without_redis(tmp_path: Path, redis_server: RedisServer) -> None
     assert run(tmp_path, "migrate").status == 0
     there = run(tmp_path, "doctor", REDIS_URL=redis_server.url)
     away = run(tmp_path, "doctor", REDIS_URL="redis://127.0.0.1:1/0")
-    assert (there.status, away.status) == (0, 0)
+    with Relay(redis_server.port) as relay:
+        relay.lost = b"message"
+        lying = run(tmp_path, "doctor", REDIS_URL=f"redis://127.0.0.1:{relay.port}/0")
+    assert (there.status, away.status, lying.status) == (0, 0, 0)
+    assert re.search("^warn  redis      .+ does not carry", lying.out, re.MULTILINE)
     assert "ok    redis      answers" in there.out
     assert "warn  redis      it does not answer" in away.out
 

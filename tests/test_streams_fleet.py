@@ -13,7 +13,7 @@ import pytest
 
 from tests.house import House, running
 from tests.live import head, ticket, watch
-from tests.services import Postgres, RedisServer, until
+from tests.services import Postgres, until
 from tests.sse import Stream
 
 AT_ONCE = 0.5  # seconds; a process that is not told finds out after one second at the earliest
@@ -183,57 +183,6 @@ def test_a_revocation_reaches_the_other_process(twins: House) -> None:
         return twins.client(None, 1).head("/events", params=params).status_code == 401
 
     until(gone, 2, "the ticket is refused")
-
-
-def kill(redis: RedisServer) -> None:
-    redis.kill()
-
-
-def freeze(redis: RedisServer) -> None:
-    redis.pause()
-
-
-def back(redis: RedisServer) -> None:
-    if redis.running:
-        redis.resume()
-    else:
-        redis.start()
-
-
-@pytest.mark.parametrize("fall", [kill, freeze])
-def test_redis_may_fall_and_come_back(
-    twins: House, redis_server: RedisServer, fall: Callable[[RedisServer], None]
-) -> None:
-    """No hole, no double and no long wait while Redis is dead or frozen, nor after it."""
-    queue = fresh_queue(twins)
-    with both(twins, f"queue:{queue}") as (one, two):
-        post_at(twins, 0, queue)
-        two.events(1)
-        fall(redis_server)
-        try:
-            for turn in range(6):
-                post_at(twins, turn % 2, queue)
-            began = time.monotonic()
-            one.events(7, MENDED)
-            two.events(7, MENDED)
-            assert time.monotonic() - began < SOON
-        finally:
-            back(redis_server)
-        for turn in range(6):
-            post_at(twins, turn % 2, queue)
-        one.events(13, MENDED)
-        two.events(13, MENDED)
-
-        def instant() -> bool:
-            began, seen = time.monotonic(), len(two.facts)
-            post_at(twins, 0, queue)
-            two.events(seen + 1)
-            return time.monotonic() - began < 0.2
-
-        until(instant, 5, "Redis carries events again")
-        one.events(len(two.facts))
-        expected = list(range(numbers(one)[0], numbers(one)[0] + len(two.facts)))
-        assert numbers(one) == numbers(two) == expected
 
 
 def test_a_frozen_process_misses_nothing(twins: House) -> None:
