@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequen
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from tests import services
@@ -27,7 +28,7 @@ from tests.house import House, running
 from tests.ledger import Ledger
 from tests.lines import Answer, Line, Lines
 from tests.services import ROOT, Postgres, RedisServer, Server
-from tests.watchers import Judge, Watcher, audience, facts, restless
+from tests.watchers import Audience, Book, Log, Verdict, Watcher, all_have, restless
 
 STREAMS = "2000"  # that one account, or address, may have open
 SETTLE_SECONDS = 30.0
@@ -53,6 +54,7 @@ class Premises:
     house: House
     ledger: Ledger
     eye: Callable[[], Eye] | None = None  # PostgreSQL only
+    redis: RedisServer | None = None
 
     def faults(self) -> list[str]:
         """Everything in the database that is not as promised, of all that was ever sold."""
@@ -94,12 +96,18 @@ class Premises:
 def premises(cluster: Postgres, redis: RedisServer) -> Iterator[Premises]:
     """Two processes on a database of their own, that let a thousand watch."""
     name = cluster.create()
-    limits = {"MAX_STREAMS_PER_PRINCIPAL": STREAMS, "MAX_STREAMS_PER_ADDRESS": STREAMS}
     with ExitStack() as stack:
         stack.callback(cluster.drop, name)
-        given = {"DATABASE_URL": cluster.url(name), "REDIS_URL": redis.url, **limits}
-        house = stack.enter_context(running(2, **given))
-        yield Premises(house, Ledger.postgres(cluster, name), lambda: Eye(cluster, name))
+        house = stack.enter_context(
+            running(
+                2,
+                DATABASE_URL=cluster.url(name),
+                REDIS_URL=redis.url,
+                MAX_STREAMS_PER_PRINCIPAL=STREAMS,
+                MAX_STREAMS_PER_ADDRESS=STREAMS,
+            )
+        )
+        yield Premises(house, Ledger.postgres(cluster, name), lambda: Eye(cluster, name), redis)
 
 
 @contextmanager
@@ -659,19 +667,17 @@ async def watched(
     lane, sku = Lane(shop), await shop.product(copies)
     topic = f"stock:{sku}"
     await shop.ask("admin", "PATCH", f"/products/{sku}/stock", {"low_at": copies // 5})
-    one = Round(lane, draw, sku, copies, buyers, linger)
-    async with audience(shop.house, [topic], streams, "customer") as watchers:
+    one, book = Round(lane, draw, sku, copies, buyers, linger), Book()
+    watchers = [Watcher(shop.house, [topic], "customer", book) for _ in range(streams)]
+    async with Audience(draw) as audience:
+        audience.join(*watchers)
+        await until(audience.seated, "everybody is told where he begins")
         some = draw.sample(watchers, streams // 5)
         await work(one.run(), restless(some, random.Random(draw.random()), one.linger))
-        log = facts(shop.place.ledger, topic)
-        await until(_all_have(watchers, log[-1].seq), "everybody has the last number")
-    judge = Judge(log, (await shop.level(sku)).available)
-    wrong = [fault for watcher in watchers for fault in judge.faults(watcher)]
-    return Watched(streams, judge.events, judge.left_out, wrong)
-
-
-def _all_have(watchers: Sequence[Watcher], seq: int) -> Callable[[], Coroutine[Any, Any, bool]]:
-    async def have() -> bool:
-        return all(watcher.has(seq) for watcher in watchers)
-
-    return have
+        log = Log(shop.place.ledger)
+        await until(partial(all_have, watchers, log), "everybody has the last number")
+    found = Verdict.of(watchers, log, book)
+    available = (await shop.level(sku)).available
+    if log.available(sku) != available:
+        found.wrong.append(f"the last number is {log.available(sku)}, not {available}")
+    return Watched(streams, found.events, found.left_out, found.wrong)
