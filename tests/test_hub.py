@@ -296,14 +296,19 @@ def look_after(client: Client, later: float) -> None:
 Scene = Callable[[Stage], Coroutine[Any, Any, None]]
 
 
-def on_stage(scene: Scene, log: Log | None = None, limits: Limits | None = None) -> None:
-    """Plays a scene with a hub that begins at the log's head."""
+def on_stage(
+    scene: Scene, log: Log | None = None, limits: Limits | None = None, ticks: float = 1
+) -> None:
+    """Plays a scene with a hub that begins at the log's head.
+
+    `ticks` is the pause after a tick, for each of its writes: with 1 always the longest.
+    """
 
     async def perform() -> None:
         shown = log or Log()
         hub = Hub(
             shown.read,
-            limits=limits,
+            limits=replace(limits or Limits(), tick_a_write=ticks),
             superseded=SUPERSEDED,
             states=frozenset({"order.created", "order.completed", "stock.changed"}),
             regrouping=frozenset({"mine.changed"}),
@@ -1050,6 +1055,30 @@ def test_an_event_comes_once_however_many_topics_match() -> None:
         assert live.events == back.events == [1, 2, 3, 4]
 
     on_stage(scene)
+
+
+def test_few_writes_need_no_pause() -> None:
+    """After a tick of few writes the next comes soon; after one of many in 5 ms."""
+
+    async def scene(stage: Stage) -> None:
+        loop = asyncio.get_running_loop()
+        alone = stage.join(None, "order:1")
+        many = [stage.join(None, "queue:b") for _ in range(80)]
+        await turns(20)
+        began = loop.time()
+        stage.hub.feed(EPOCH, 1, stage.log.grow(1, "order:1"))
+        await turns()
+        stage.hub.feed(EPOCH, 2, stage.log.grow(1, "order:1"))
+        await until(lambda: alone.events == [1, 2])
+        assert loop.time() - began <= 0.001
+        stage.hub.feed(EPOCH, 3, stage.log.grow(1, "queue:b"))
+        await until(lambda: all(one.events for one in many))
+        began = loop.time()
+        stage.hub.feed(EPOCH, 4, stage.log.grow(1, "order:1"))
+        await until(lambda: alone.events == [1, 2, 4])
+        assert 0.003 <= loop.time() - began <= 0.006
+
+    on_stage(scene, ticks=0.0001)
 
 
 def test_a_stream_that_joins_within_a_tick_gets_no_double() -> None:
