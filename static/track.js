@@ -1,6 +1,6 @@
 // Keeps the page of an order up to date. The server has drawn all of it; this changes what
 // changes, from the order's events. Text goes in as text, never as markup.
-"use strict";
+import { connect } from "./filaviva.js";
 
 const page = document.querySelector("main");
 const words = JSON.parse(document.getElementById("words").content.textContent);
@@ -9,16 +9,6 @@ const local = new Intl.DateTimeFormat(document.documentElement.lang, {
   dateStyle: "medium",
   timeStyle: "medium",
 });
-
-const TYPES = Object.keys(words)
-  .filter((key) => /^event\.order\.[a-z_]+$/.test(key))
-  .map((key) => key.slice("event.".length));
-const FIRST_WAIT = 2_000; // ms, after the browser itself gave up
-const LONGEST_WAIT = 60_000;
-
-let cursor = page.dataset.cursor;
-let wait = FIRST_WAIT;
-let source = null;
 
 // --- what is shown -------------------------------------------------------------------
 
@@ -91,69 +81,34 @@ function trim(list, most, end) {
 
 // --- what comes ----------------------------------------------------------------------
 
-function take(message) {
-  cursor = message.lastEventId;
-  const { type, time, data } = JSON.parse(message.data);
-  if (data.version <= Number(page.dataset.version)) return;
+function take({ type, time, data }) {
+  if (!(`event.${type}` in words) || data.version <= Number(page.dataset.version)) return;
   page.dataset.version = data.version;
   showStatus(data);
   showSteps(type, data);
   showHistory(type, time, data);
-  if (data.status === "completed") stop("over");
+  if (data.status === "completed") stream.close();
 }
 
-function part(message) {
-  const { reason } = JSON.parse(message.data);
-  if (reason === "expired" || reason === "revoked") stop(reason);
+function tell({ name, reason }) {
+  if (name === "ended") say({ closed: "over", expired: "expired" }[reason] ?? "revoked");
+  else say({ live: "live", connecting: "connecting" }[name] ?? "waiting");
 }
 
-function stop(state) {
-  source?.close();
-  say(state);
+// What was missed cannot be told one by one: the server draws the page anew.
+function redraw() {
+  setTimeout(() => location.reload(), Math.random() * 2_000);
 }
 
-function follow() {
-  const after = encodeURIComponent(cursor);
-  source = new EventSource(`${page.dataset.stream}&last_event_id=${after}`);
-  for (const type of TYPES) source.addEventListener(type, take);
-  source.addEventListener("bookmark", (message) => (cursor = message.lastEventId));
-  source.addEventListener("position", (message) => showPlace(JSON.parse(message.data)));
-  source.addEventListener("goodbye", part);
-  // What was missed cannot be told one by one: the server draws the page anew.
-  source.addEventListener("reset", () => setTimeout(() => location.reload(), Math.random() * 2_000));
-  source.addEventListener("hello", () => {
-    wait = FIRST_WAIT;
-    say("live");
-  });
-  source.addEventListener("error", ({ target }) => {
-    if (target !== source) return;
-    if (target.readyState === EventSource.CLOSED) void ask();
-    else say("waiting");
-  });
-}
-
-// At any status but 200 a browser gives up: a proxy whose service restarts, or a link that
-// ended. The page itself tells which.
-async function ask() {
-  say("waiting");
-  let status = 0;
-  try {
-    status = (await fetch(location.href, { method: "HEAD" })).status;
-  } catch {
-    status = 0; // nobody answers: not an answer about the link
-  }
-  if (status === 401) stop("expired");
-  else if (status === 403 || status === 404) stop("revoked");
-  else {
-    setTimeout(follow, wait * (0.5 + Math.random()));
-    wait = Math.min(wait * 2, LONGEST_WAIT);
-  }
-}
-
+let stream = null;
 document.querySelectorAll("time").forEach((time) => show(time));
 if (page.dataset.status === "completed") {
   say("over");
 } else {
   say("connecting");
-  follow();
+  stream = connect({
+    url: page.dataset.stream,
+    after: page.dataset.cursor,
+    on: { "order.*": take, position: showPlace, reset: redraw, state: tell },
+  });
 }

@@ -1,0 +1,526 @@
+"""static/filaviva.js: one connection for all tabs of a browser, and nothing missed in any."""
+
+import contextlib
+import json
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Self, TypeVar
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, BrowserContext, CDPSession, Error, Page, Route
+
+from tests import node
+from tests.answers import NOWHERE
+from tests.chromium import chromium
+from tests.conftest import entered
+from tests.front import front
+from tests.house import PASSWORD, House, running
+from tests.live import forged_ticket, head, ticket
+from tests.services import ROOT, until
+
+Test = TypeVar("Test", bound=Callable[..., None])
+
+SHOP = "http://shop.localhost"
+SECONDS = 20.0  # for a machine that is busy
+WITHOUT = {  # what a browser lacks, by how its tabs then share
+    "shared": "",
+    "elected": "delete window.SharedWorker;",
+    "alone": "delete window.SharedWorker; delete window.BroadcastChannel;",
+}
+FOLLOW = """async (options) => {
+    const { connect } = await import(options.module ?? "/static/filaviva.js");
+    window.told = { event: [], state: [], snapshot: [], reset: [], counts: [] };
+    const on = { "*": (event) => window.told.event.push(event.id) };
+    for (const name of ["state", "snapshot", "reset", "counts"]) {
+        on[name] = (data) => window.told[name].push(data);
+    }
+    const renew = options.renews ? { renew: () => window.fresh() } : {};
+    window.stream = connect({ ...options, ...renew, on });
+}"""
+
+
+class Tab:
+    """A page under the service's policy that follows something."""
+
+    def __init__(self, page: Page, url: str) -> None:
+        self.page = page
+        page.goto(f"{url}/track/nothing")  # any page of the service: here one that says no
+
+    def follow(self, **options: Any) -> Self:
+        self.page.evaluate(FOLLOW, options)
+        return self
+
+    def told(self, name: str = "event") -> list[Any]:
+        return self.page.evaluate("(name) => window.told[name]", name)
+
+    @property
+    def state(self) -> dict[str, Any]:
+        return self.page.evaluate("window.stream.state")
+
+    @property
+    def via(self) -> str:
+        return self.page.evaluate("window.stream.via")
+
+    def waits_for(self, name: str, reason: str | None = None) -> Self:
+        """Until its connection is in this state."""
+
+        def there() -> bool:
+            return self.state["name"] == name and reason in (None, self.state.get("reason"))
+
+        until(there, SECONDS, f"{name}, not {self.state}")
+        return self
+
+    def was(self, name: str) -> bool:
+        return any(state["name"] == name for state in self.told("state"))
+
+    def session(self) -> CDPSession:
+        return self.page.context.new_cdp_session(self.page)
+
+
+@contextmanager
+def window(browser: Browser, mode: str = "shared", cookie: str = "") -> Iterator[BrowserContext]:
+    """A browser of its own, with tabs that share in this way."""
+    with browser.new_context() as context:
+        context.add_init_script(WITHOUT[mode])
+        if cookie:
+            name, _, rest = cookie.partition("=")
+            value, _, url = rest.partition(" ")
+            context.add_cookies([{"name": name, "value": value, "url": url}])
+        yield context
+
+
+def signed_in(house: House, username: str, url: str | None = None) -> str:
+    """The cookie of a page, and for which address."""
+    sign_in = {"username": username, "password": PASSWORD}
+    answer = httpx.post(f"{house.url}/api/v1/auth/session", json=sign_in)
+    return f"{answer.headers['set-cookie'].partition(';')[0]} {url or house.url}"
+
+
+def tabs(context: BrowserContext, url: str, count: int) -> list[Tab]:
+    return [Tab(context.new_page(), url) for _ in range(count)]
+
+
+def streams(house: House) -> int:
+    """How many are open at the service."""
+    text = house.client().get(f"{house.url}/metrics").text
+    (found,) = re.findall(r"^filaviva_streams_open (\S+)$", text, re.MULTILINE)
+    return int(float(found))
+
+
+def log(house: House, topic: str, after: str) -> list[str]:
+    """The ids of all events of a topic behind a cursor."""
+    query = {"topic": topic, "after": after, "limit": 200}
+    answer = house.client().get("/events/history", params=query).json()
+    assert answer["next_cursor"] is None
+    return [item["id"] for item in answer["items"]]
+
+
+def agree(all_tabs: list[Tab], expected: list[str]) -> None:
+    """Every tab is given exactly these, in this order."""
+    for one in all_tabs:
+        until(lambda one=one: len(one.told()) >= len(expected), SECONDS, f"{one.via}: all events")
+        assert one.told() == expected, one.via
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with ExitStack() as stack:
+        yield entered(stack, chromium)
+
+
+# One database is enough here: what differs between them was tested without a browser.
+def browsing(test: Test) -> Test:
+    on_sqlite = pytest.mark.parametrize("house", ["sqlite"], indirect=True)
+    return pytest.mark.browser(on_sqlite(test))
+
+
+# --- the file -------------------------------------------------------------------------
+
+
+def test_the_module_is_served_for_pages(house: House) -> None:
+    """As a script, and asked for by its ETag: tabs of two versions would share one worker."""
+    client = house.client(None)
+    answer = client.get(f"{house.url}/static/filaviva.js")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/javascript")
+    assert answer.headers["cache-control"] == "no-cache"
+    known = {"If-None-Match": answer.headers["etag"]}
+    again = client.get(f"{house.url}/static/filaviva.js", headers=known)
+    assert (again.status_code, again.content) == (304, b"")
+
+
+def test_the_types_fit_the_module(npm: Path) -> None:
+    """`filaviva.d.ts` holds what a careful program uses, and refuses what is not there."""
+    compiler = str(npm / "typescript" / "bin" / "tsc")
+    project = str(ROOT / "tests" / "clients" / "tsconfig.json")
+    command = [str(node.program()), compiler, "--noEmit", "--project", project]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout
+
+
+# --- one stream -----------------------------------------------------------------------
+
+
+@pytest.mark.browser
+def test_tabs_share_a_stream_and_miss_nothing(browser: Browser) -> None:
+    """Killed in a burst and started again: in every tab each event once and in order, whether
+    a worker is shared, a tab leads, or each is alone."""
+    with running(CORS_ORIGINS=SHOP) as house, ExitStack() as stack:
+        queue = house.queue()
+        begin = head(house)
+        given = ticket(house, [f"queue:{queue}"])
+        windows = {mode: stack.enter_context(window(browser, mode)) for mode in WITHOUT}
+        counts = {"shared": 5, "elected": 2, "alone": 2}
+        found = {mode: tabs(one, house.url, counts[mode]) for mode, one in windows.items()}
+        everybody = [tab for group in found.values() for tab in group]
+        for tab in everybody:
+            tab.follow(topics=[f"queue:{queue}"], ticket=given, after=begin)
+        for tab in everybody:
+            tab.waits_for("live")
+        assert {tab.via for tab in found["shared"]} == {"shared-worker"}
+        assert sorted(tab.via for tab in found["elected"]) == ["follower", "leader"]
+        assert {tab.via for tab in found["alone"]} == {"alone"}
+        assert streams(house) == 1 + 1 + 2
+        for number in range(30):
+            house.post(queue)
+            if number == 15:
+                house.servers[0].kill()
+                house.servers[0].start()
+        agree(everybody, log(house, f"queue:{queue}", begin))
+        assert all(tab.was("retrying") for tab in everybody)
+        assert streams(house) == 1 + 1 + 2
+        windows["shared"].close()
+        until(lambda: streams(house) == 1 + 2, SECONDS, "no tab, no stream")
+        foreign = abroad(windows["elected"].new_page())
+        module = f"{house.url}/static/filaviva.js"
+        foreign.follow(module=module, topics=[f"queue:{queue}"], ticket=given, after=begin)
+        agree([foreign], log(house, f"queue:{queue}", begin))
+        assert foreign.via == "leader"
+
+
+def abroad(page: Page) -> Tab:
+    """A page of another origin."""
+    # A browser asks its user before a page from elsewhere may speak to this very machine.
+    page.context.grant_permissions(["local-network-access"], origin=SHOP)
+    page.route(f"{SHOP}/**", lambda route: route.fulfill(body="", content_type="text/html"))
+    return Tab(page, SHOP)
+
+
+@browsing
+def test_tabs_that_follow_other_things_share_too(house: House, browser: Browser) -> None:
+    """By the cookie of a page all topics go over one stream; each tab is given its own events,
+    and the state if it asks for it. A topic that is not there ends nobody else's."""
+    one, other = house.queue(), house.queue()
+    first = house.post(one)
+    before, begin = streams(house), head(house)
+    with window(browser, cookie=signed_in(house, "viewer")) as context:
+        left, right, late, lost = tabs(context, house.url, 4)
+        left.follow(topics=[f"queue:{one}"]).waits_for("live")
+        right.follow(topics=[f"queue:{other}", "queues"]).waits_for("live")
+        lost.follow(topics=[f"order:{NOWHERE}"]).waits_for("ended", "not_found")
+        house.post(one)
+        house.post(other)
+        agree([left], log(house, f"queue:{one}", begin))
+        middle = head(house)
+        late.follow(topics=[f"order:{first['id']}"], snapshot=True).waits_for("live")
+        until(lambda: streams(house) == before + 1, SECONDS, "one stream")
+        (shown,) = late.told("snapshot")
+        assert (shown["topic"], shown["items"][0]["status"]) == (
+            f"order:{first['id']}",
+            "pending",
+        )
+        house.claim(one)
+        house.claim(other)
+        agree([left], log(house, f"queue:{one}", begin))
+        agree([right], log(house, f"queue:{other}", begin))
+        agree([late], log(house, f"order:{first['id']}", middle))
+        assert {queue["name"] for queue in right.told("counts")[0]["queues"]} >= {one, other}
+        assert left.told("counts") == []
+        lost.follow(topics=[f"queue:{other}"], after=begin).waits_for("live")
+        agree([lost], log(house, f"queue:{other}", begin))
+        agree([left], log(house, f"queue:{one}", begin))
+
+
+@browsing
+def test_a_union_that_is_refused_falls_apart(house: House, browser: Browser) -> None:
+    """A topic that goes away ends the tab that follows it, when the stream comes back."""
+    stays, goes = house.queue(), house.queue()
+    begin = head(house)
+    with front(house.url) as proxy:
+        cookie = signed_in(house, "viewer", proxy.url)
+        with window(browser, cookie=cookie) as context:
+            left, right = tabs(context, proxy.url, 2)
+            left.follow(topics=[f"queue:{goes}"]).waits_for("live")
+            right.follow(topics=[f"queue:{stays}"]).waits_for("live")
+            assert house.client().delete(f"/queues/{goes}").status_code == 204
+            proxy.cut()
+            left.waits_for("ended", "not_found")
+            house.post(stays)
+            agree([right], log(house, f"queue:{stays}", begin))
+
+
+@browsing
+def test_many_streams_take_turns(house: House, browser: Browser) -> None:
+    """More tickets than a browser has lines: each tab is told, and pages still load."""
+    queue = house.queue()
+    begin, before = head(house), streams(house)
+    posted = [house.post(queue) for _ in range(6)]
+    with window(browser) as context:
+        found = tabs(context, house.url, 6)
+        for tab, one in zip(found, posted, strict=True):
+            given = one["tracking"]["ticket"]
+            tab.follow(topics=[f"order:{one['id']}"], ticket=given, after=begin)
+        for tab, one in zip(found, posted, strict=True):
+            agree([tab], log(house, f"order:{one['id']}", begin))
+        assert streams(house) <= before + 4
+        assert found[0].page.evaluate("fetch('/livez').then((answer) => answer.status)") == 200
+
+
+# --- tabs that come and go ------------------------------------------------------------
+
+
+@browsing
+def test_another_tab_takes_over(house: House, browser: Browser) -> None:
+    """Closed or crashed, the leader leaves no gap: the next goes on from each tab's cursor."""
+    queue = house.queue()
+    begin, before = head(house), streams(house)
+    given = ticket(house, [f"queue:{queue}"])
+    with window(browser, "elected") as context:
+        left = tabs(context, house.url, 3)
+        for tab in left:
+            tab.follow(topics=[f"queue:{queue}"], ticket=given, after=begin).waits_for("live")
+        for end in (lambda tab: tab.page.close(), crash):
+            house.post(queue)
+            leader = next(tab for tab in left if tab.via == "leader")
+            left.remove(leader)
+            end(leader)
+            house.post(queue)
+            agree(left, log(house, f"queue:{queue}", begin))
+        assert [tab.via for tab in left] == ["leader"]
+        until(lambda: streams(house) == before + 1, SECONDS, "one stream")
+
+
+def crash(tab: Tab) -> None:
+    """Its process ends, without a word to the others."""
+    line = tab.session()
+    with tab.page.expect_event("crash"), contextlib.suppress(Error):
+        line.send("Page.crash", timeout=100)  # nobody is left to answer
+
+
+@contextmanager
+def frozen(tab: Tab, *, warned: bool = True) -> Iterator[None]:
+    """None of its scripts run; it was told of that before, and is after, or not at all."""
+    line = tab.session()
+    if warned:
+        tab.page.evaluate("document.dispatchEvent(new Event('freeze'))")
+    line.send("Debugger.enable")
+    line.send("Debugger.pause")
+    yield
+    line.send("Debugger.disable")
+    if warned:
+        tab.page.evaluate("document.dispatchEvent(new Event('resume'))")
+
+
+@browsing
+@pytest.mark.parametrize("mode", WITHOUT)
+def test_a_frozen_tab_catches_up(house: House, browser: Browser, mode: str) -> None:
+    """Frozen tabs are given nothing and keep no stream, or lead; thawed they miss nothing."""
+    queue = house.queue()
+    begin, before = head(house), streams(house)
+    given = ticket(house, [f"queue:{queue}"])
+    with window(browser, mode) as context:
+        found = tabs(context, house.url, 2)
+        for tab in found:
+            tab.follow(topics=[f"queue:{queue}"], ticket=given).waits_for("live")
+        sleeper, other = found
+        with frozen(sleeper):
+            for _ in range(5):
+                house.post(queue)
+            agree([other], log(house, f"queue:{queue}", begin))
+            assert other.via == {"elected": "leader"}.get(mode, other.via)
+            assert streams(house) == before + 1
+        agree(found, log(house, f"queue:{queue}", begin))
+        assert streams(house) == before + (2 if mode == "alone" else 1)
+
+
+HURRY = """() => {
+    const every = window.setInterval;
+    window.setInterval = (work, wait) => every(work, wait / 20);
+}"""
+
+
+@browsing
+def test_a_leader_that_hangs_is_deposed(house: House, browser: Browser) -> None:
+    """Whoever does not answer leads no longer, though he never let go of the lock; when he
+    is back he follows, and has missed nothing."""
+    queue = house.queue()
+    begin = head(house)
+    given = ticket(house, [f"queue:{queue}"])
+    with window(browser, "elected") as context:
+        leader, other = found = tabs(context, house.url, 2)
+        other.page.evaluate(HURRY)
+        for tab in found:
+            tab.follow(topics=[f"queue:{queue}"], ticket=given, after=begin).waits_for("live")
+        with frozen(leader, warned=False):
+            house.post(queue)
+            agree([other], log(house, f"queue:{queue}", begin))
+            assert other.via == "leader"
+        house.post(queue)
+        agree(found, log(house, f"queue:{queue}", begin))
+        assert leader.via == "follower"
+
+
+@browsing
+def test_a_line_that_died_in_silence_is_left(house: House, browser: Browser) -> None:
+    """After a sleep nothing says that a line is dead: two and a half heartbeats do."""
+    queue = house.queue()
+    begin = head(house)
+    given = ticket(house, [f"queue:{queue}"])
+    with front(house.url) as proxy, window(browser, "alone") as context:
+        (tab,) = tabs(context, proxy.url, 1)
+        tab.page.clock.install()
+        tab.follow(topics=[f"queue:{queue}"], ticket=given, after=begin).waits_for("live")
+        tab.page.clock.fast_forward(30_000)
+        proxy.hush()
+        house.post(queue)
+        assert not tab.was("retrying")
+        tab.page.clock.fast_forward(40_000)
+        until(lambda: tab.was("retrying"), SECONDS, "silence")
+        proxy.speak()
+        agree([tab], log(house, f"queue:{queue}", begin))
+
+
+@browsing
+def test_a_proxys_error_is_waited_out(house: House, browser: Browser) -> None:
+    """While a proxy has its own word to say pages are told of the next attempt; then all goes on,
+    even if the word was that there is nothing here: only the service itself can say that."""
+    queue = house.queue()
+    begin = head(house)
+    given = ticket(house, [f"queue:{queue}"])
+    with front(house.url) as proxy, window(browser) as context:
+        (tab,) = tabs(context, proxy.url, 1)
+        tab.follow(topics=[f"queue:{queue}"], ticket=given, after=begin).waits_for("live")
+        proxy.fail("404 Not Found")
+        house.post(queue)
+        tab.waits_for("retrying", "status 404")
+        assert tab.state["at"] / 1000 < time.time() + 60
+        proxy.mend()
+        agree([tab], log(house, f"queue:{queue}", begin))
+
+
+# --- credentials and cursors ----------------------------------------------------------
+
+
+@browsing
+def test_an_expired_ticket_is_renewed(house: House, browser: Browser) -> None:
+    """The page is asked for a fresh one and the stream goes on from its cursor; a page that
+    has none to give is told that it is over."""
+    topic = f"queue:{house.queue()}"
+    begin = head(house)
+    with window(browser) as context:
+        renewed, over = tabs(context, house.url, 2)
+        renewed.page.expose_function("fresh", lambda: ticket(house, [topic]))
+        old = forged_ticket([topic], 2.5)
+        renewed.follow(topics=[topic], ticket=old, after=begin, renews=True).waits_for("live")
+        over.follow(topics=[topic], ticket=old, after=begin).waits_for("live")
+        over.waits_for("ended", "expired")
+        house.post(topic.partition(":")[2])
+        agree([renewed], log(house, topic, begin))
+        assert over.told() == []
+
+
+@browsing
+def test_a_revoked_ticket_is_the_end(house: House, browser: Browser) -> None:
+    """Nobody is asked for another one."""
+    topic = f"queue:{house.queue()}"
+    given = ticket(house, [topic])
+    with window(browser) as context:
+        (tab,) = tabs(context, house.url, 1)
+        tab.page.expose_function("fresh", lambda: ticket(house, [topic]))
+        tab.follow(topics=[topic], ticket=given, renews=True).waits_for("live")
+        house.client("producer").post("/events/tickets/revoke", json={"ticket": given})
+        tab.waits_for("ended", "revoked")
+
+
+@browsing
+def test_a_cursor_that_cannot_be_used_is_told(house: House, browser: Browser) -> None:
+    """A reset reaches the page, with the state if it asks for it, and events go on."""
+    queue = house.queue()
+    posted = house.post(queue)
+    topic = f"order:{posted['id']}"
+    given = posted["tracking"]["ticket"]
+    begin = head(house)
+    with window(browser) as context:
+        plain, stated = tabs(context, house.url, 2)
+        plain.follow(topics=[topic], ticket=given, after="none-7").waits_for("live")
+        stated.follow(topics=[topic], ticket=given, after="none-7", snapshot=True)
+        stated.waits_for("live")
+        house.claim(queue)
+        agree([plain, stated], log(house, topic, begin))
+        assert [len(plain.told(name)) for name in ("reset", "snapshot")] == [1, 0]
+        assert [len(stated.told(name)) for name in ("reset", "snapshot")] == [1, 1]
+
+
+@browsing
+def test_a_reset_waits_for_its_cursor(house: House, browser: Browser) -> None:
+    """Where a state follows for one tab, who refetches by himself is told when the stream has
+    a cursor: what he reads then is no older than where it goes on."""
+    with window(browser, "alone") as context:
+        (tab,) = tabs(context, house.url, 1)
+        tab.page.route("**/api/v1/events**", script)
+        both = tab.page.evaluate(TWO)
+    plain, stated = both["plain"], both["stated"]
+    assert plain == [["reset", "f-9"], ["queue.paused", "f-10"]]
+    assert stated == [["snapshot", None], ["reset", None], ["snapshot", None]]
+
+
+TWO = """async () => {
+    const { connect } = await import("/static/filaviva.js");
+    const told = { plain: [], stated: [] };
+    const follow = (name, options) => {
+        const tell = (what) => () => told[name].push([what, stream.cursor]);
+        const events = { "queue.paused": tell("queue.paused") };
+        const on = { ...events, reset: tell("reset"), snapshot: tell("snapshot") };
+        const stream = connect({ ...options, on });
+        return stream;
+    };
+    const plain = follow("plain", { topics: ["queue:a"] });
+    follow("stated", { topics: ["queue:b"], snapshot: true });
+    while (plain.cursor !== "f-10") await new Promise((resolve) => setTimeout(resolve, 10));
+    return told;
+}"""
+
+
+def script(route: Route) -> None:
+    """A service whose log began anew when both tabs have come."""
+    query = parse_qs(urlsplit(route.request.url).query)
+    hello = ("hello", {"heartbeat_seconds": 15})
+    states = [
+        ("snapshot", {"topic": topic, "as_of": "", "items": [], "more": False})
+        for topic in query["topic"]
+    ]
+    if len(query["topic"]) == 2:
+        paused = {"specversion": "1.0", "type": "queue.paused", "subject": "a", "data": {}}
+        told = [hello, ("reset", {"reason": "epoch"}), *states[:-1]]
+        blocks = [
+            *map(block, told),
+            block(states[-1], "f-9"),
+            block(("queue.paused", paused), "f-10"),
+        ]
+    elif "snapshot" in query:
+        blocks = [block(hello), block(states[0], "e-7")]
+    else:
+        blocks = [block(hello, "e-7")]
+    route.fulfill(body="".join(blocks), content_type="text/event-stream")
+
+
+def block(told: tuple[str, Any], cursor: str | None = None) -> str:
+    name, data = told
+    start = "" if cursor is None else f"id: {cursor}\n"
+    return f"retry: 50\n{start}event: {name}\ndata: {json.dumps(data)}\n\n"
