@@ -5,11 +5,15 @@ from typing import Annotated
 import typer
 
 from bench import cycle as cycles
+from bench import fanout as fanouts
 from bench import flashsale as sales
+from bench import follow as follows
 from bench import hot as hots
+from bench import idle as idles
 from bench import ingest as posts
 from bench import load, profile, stand
 from bench import position as positions
+from bench import stuck as stucks
 from tests.services import Missing
 
 cli = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
@@ -44,6 +48,20 @@ def flashsale(
 
 
 @cli.command()
+def follow(
+    on: Kinds | None = None,
+    rate: Annotated[float, typer.Option(help="Purchases a second.")] = 500,
+    streams: int = 1_000,
+    seconds: float = 30,
+    rounds: int = 5,
+    write: Write = False,
+) -> None:
+    """Purchases by the clock, each told on a stream of its own: how long until it is."""
+    amount = follows.Amount(rate, streams, seconds)
+    follows.run(on or ("postgres+redis",), rounds, amount, write=write)
+
+
+@cli.command()
 def hot(on: Kinds | None = None, rounds: int = 5, seconds: int = 5, write: Write = False) -> None:
     """Purchases that all name one counted product, beside those of an uncounted one."""
     hots.run(on or ("postgres", "postgres+redis"), rounds, seconds, write=write)
@@ -62,6 +80,46 @@ def position(
     positions.run(on or ("sqlite", "postgres"), plan, write=write)
 
 
+@cli.command()
+def idle(
+    way: Annotated[
+        list[str] | None, typer.Option(help=f"Of {', '.join(idles.WAYS)}; may repeat.")
+    ] = None,
+    on: str = "sqlite",
+    streams: int = 10_000,
+    seconds: float = 60,
+    rounds: int = 5,
+    write: Write = False,
+) -> None:
+    """What streams cost on which nothing happens, beside a bare route that waits."""
+    amount = idles.Amount(streams, seconds)
+    idles.run(way or [*idles.WAYS], on, rounds, amount, write=write)
+
+
+@cli.command()
+def fanout(
+    size: Annotated[
+        list[str] | None, typer.Option(help=f"Of {', '.join(fanouts.SIZES)}; may repeat.")
+    ] = None,
+    rounds: int = 5,
+    write: Write = False,
+) -> None:
+    """How many deliveries a second one core makes, beside nchan and a plain generator."""
+    fanouts.run(size or [*fanouts.SIZES], rounds, write=write)
+
+
+@cli.command()
+def latency(rounds: int = 5, seconds: float = 20, write: Write = False) -> None:
+    """How long an event takes to 1,000 subscribers, beside the same two."""
+    fanouts.latency(rounds, seconds, write=write)
+
+
+@cli.command()
+def stuck(rounds: int = 5, seconds: float = 40, write: Write = False) -> None:
+    """What readers notice of others that never read."""
+    stucks.run(rounds, seconds, write=write)
+
+
 @cli.command(name="profile")
 def profiled(
     on: str = "postgres",
@@ -77,5 +135,5 @@ def profiled(
 if __name__ == "__main__":
     try:
         cli()
-    except (load.NoWrk, load.Refused, Missing) as error:
+    except (load.NoWrk, load.Refused, fanouts.Lost, Missing) as error:
         raise SystemExit(f"bench: {error}") from None

@@ -61,7 +61,7 @@ def percentile(values: Sequence[float], share: float) -> float:
     return sorted(values)[max(0, ceil(share * len(values)) - 1)] if values else 0.0
 
 
-class _Line(asyncio.Protocol):
+class Line(asyncio.Protocol):
     """One connection: a request at a time, and its answer."""
 
     def __init__(self, arrivals: "Arrivals", where: int) -> None:
@@ -104,7 +104,7 @@ class Arrivals:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._requests = [[_request(url, plan, body) for body in plan.bodies] for url in plan.urls]
-        self._free: deque[_Line] = deque()
+        self._free: deque[Line] = deque()
         self._waiting: deque[tuple[int, float]] = deque()  # the number of a body, when it was due
         self._latencies, self._late = array("d"), array("d")
         self._statuses: Counter[str] = Counter()
@@ -131,7 +131,7 @@ class Arrivals:
             await asyncio.sleep(max(0.0, due - self._loop.time()))
             self._late.append(self._loop.time() - due)
             if self._free:
-                self._send(self._free.popleft(), n, due)
+                self.send(self._free.popleft(), n, due)
             else:
                 self._waiting.append((n, due))
 
@@ -159,9 +159,9 @@ class Arrivals:
 
     # What the connections tell.
 
-    def free(self, line: _Line) -> None:
+    def free(self, line: Line) -> None:
         if self._waiting:
-            self._send(line, *self._waiting.popleft())
+            self.send(line, *self._waiting.popleft())
         else:
             self._free.append(line)
 
@@ -172,7 +172,7 @@ class Arrivals:
             if len(self._latencies) == self._asked:
                 self._heard.set()
 
-    def lost(self, line: _Line) -> None:
+    def lost(self, line: Line) -> None:
         """Another one takes its place; where that fails the rest has fewer, and waits."""
         if line in self._free:
             self._free.remove(line)
@@ -181,14 +181,14 @@ class Arrivals:
             self._opening.add(task)
             task.add_done_callback(self._opening.discard)
 
-    def _send(self, line: _Line, n: int, due: float) -> None:
+    def send(self, line: Line, n: int, due: float) -> None:
         requests = self._requests[line.where]
         line.ask(requests[n % len(requests)], due)
 
     async def _open(self, where: int) -> None:
         url = urlsplit(self._plan.urls[where])
         await self._loop.create_connection(
-            lambda: _Line(self, where), url.hostname or "", url.port or 80
+            lambda: Line(self, where), url.hostname or "", url.port or 80
         )
 
 

@@ -105,15 +105,17 @@ def databases(kind: str) -> Iterator[Callable[[], dict[str, str]]]:
 
 
 @contextmanager
-def crew(kind: str) -> Iterator[list[Service]]:
+def crew(kind: str, **more: str) -> Iterator[list[Service]]:
     """The service on a fresh database: where there is Redis two processes, else one.
+
+    `more` are settings.
 
     Raises services.Missing.
     """
     with ExitStack() as stack:
         settings = stack.enter_context(databases(kind))()
         count = 2 if "REDIS_URL" in settings else 1
-        common = {**settings, "SECRET_KEY": "k" * 32}  # a token opens both
+        common = {**settings, "SECRET_KEY": "k" * 32, **more}  # a token opens both
         yield [stack.enter_context(Service(**common)) for _ in range(count)]
 
 

@@ -4,16 +4,35 @@ import asyncio
 import json
 import re
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
 import pytest
 
-from bench import flashsale, hot, load, position, report, stand
+from bench import (
+    audience,
+    flashsale,
+    follow,
+    hot,
+    idle,
+    load,
+    position,
+    report,
+    rivals,
+    stand,
+)
 from bench.arrivals import Plan, arrive, percentile
+from bench.audience import Posts, Programs, Request
+from bench.crowd import State
+from tests import services
+from tests.conftest import entered
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +158,75 @@ def test_places_are_told_while_the_line_moves(shop: flashsale.Shop) -> None:
     assert min(one.cpu for one in (alone, idle, told)) > 0
 
 
+@pytest.fixture(scope="module")
+def programs() -> Iterator[Programs]:
+    with ExitStack() as stack:
+        yield entered(stack, audience.programs)
+
+
+def test_every_delivery_is_counted(programs: Programs, shop: flashsale.Shop) -> None:
+    """Five listeners to twenty purchases of the real service: a hundred, not one more or less."""
+    service = rivals.Ours(shop.crew[0])
+    with programs.listeners(service.port, 5, service.request(topics=1)) as listeners:
+        requests, copies = service.posts(topics=1, events=2)
+        posts = Posts(requests, rate=50, copies=copies, seconds=0.2)
+        with programs.publisher(service.port, posts) as publisher:
+            said = publisher.result()
+        found = listeners.until_heard(100, 10)
+    assert (said.sent, said.answered, said.refused) == (10, 10, 0)
+    assert (found.open, found.closed, found.ever) == (5, 0, 100)
+    assert 0 < found.p50 <= found.p99 <= found.most
+
+
+class Dribbler:
+    """Answers one connection; at `go` a stream in pieces of so many bytes, at `cut` it is cut."""
+
+    def __init__(self, data: bytes, size: int) -> None:
+        self._data, self._size = data, size
+        self._door = socket.create_server(("127.0.0.1", 0))
+        self.port = self._door.getsockname()[1]
+        self.go, self.cut = threading.Event(), threading.Event()
+        self.thread = threading.Thread(target=self._serve, daemon=True)
+        self.thread.start()
+
+    def _serve(self) -> None:
+        line, _ = self._door.accept()
+        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with self._door, line:
+            line.recv(4_096)
+            line.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            self.go.wait(10)
+            for at in range(0, len(self._data), self._size):
+                line.sendall(self._data[at : at + self._size])
+            self.cut.wait(10)
+
+
+@pytest.mark.parametrize("size", [1, 7, 33, 1_000])
+def test_an_event_in_pieces_counts_once(programs: Programs, size: int) -> None:
+    """However the reads cut it; and how late it is comes from its `time`."""
+    late = datetime.now(UTC) - timedelta(seconds=5)
+    stamp = f"{late:%Y-%m-%dT%H:%M:%S}.{late.microsecond // 1000:03}Z"
+    event = f'id: 1\nevent: x\ndata: {{"id":"1","time":"{stamp}","data":{{}}}}\n\n'
+    here = Dribbler(b":\n" + event.encode() * 9, size)
+    with programs.listeners(here.port, 1, Request(["/"])) as listeners:
+        here.go.set()
+        found = listeners.until_heard(9, 10)
+        here.cut.set()
+    assert found.ever == found.events == 9
+    assert 5_000 <= found.most < 15_000
+
+
+def test_a_dropped_line_is_seen_by_who_never_reads(programs: Programs) -> None:
+    """A stream that is cut while it is stuck counts, and not before."""
+    here = Dribbler(b":\n" * 10_000, 1_000)
+    with programs.listeners(here.port, 0, Request(["/"]), deaf=1) as listeners:
+        here.go.set()
+        assert listeners.heard().deaf_closed == 0
+        here.cut.set()
+        services.until(lambda: listeners.heard().deaf_closed, 10, "the drop")
+
+
 def test_without_wrk_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever has no wrk learns how to get it."""
     monkeypatch.setenv("PATH", "/nonexistent")
@@ -155,3 +243,32 @@ def test_a_section_takes_the_place_of_its_predecessor(
     for title, text in [("One", "old"), ("Two", "kept"), ("One", "new")]:
         report.publish(title, text, write=True)
     assert file.read_text() == f"{report.HEAD}\n## One\n\nnew\n\n## Two\n\nkept\n"
+
+
+def test_idle_streams_are_weighed_while_they_are_open() -> None:
+    """Of the service and of the bare route: all stay open, and they are what is weighed."""
+    amount = idle.Amount(streams=300, seconds=0.1, warm=30, settle=0.1)
+    bare, ours = (idle.sample(way, "sqlite", amount) for way in ("bare", "ticket"))
+    assert 5 < bare.uss < 100
+    assert 2 < ours.uss < 100
+    assert min(bare.whole, ours.whole) > 20
+
+
+@pytest.mark.parametrize("state, beats", [(State(9, 1, 0, 0), 30), (State(10, 0, 0, 0), 26)])
+def test_idle_streams_that_end_or_hear_nothing_count_for_nothing(state: State, beats: int) -> None:
+    """What is measured is streams that are open, with their heartbeats."""
+    idle.check(State(10, 0, 0, 0), 10, 30, 46)
+    with pytest.raises(load.Refused):
+        idle.check(state, 10, beats, 46)
+
+
+def test_every_purchase_is_told_to_its_customer() -> None:
+    """Each by the clock and once, on its own stream, and what lies before is left out."""
+    amount = follow.Amount(rate=50, streams=10, seconds=1, warm=0.5)
+    told = follow.play("sqlite", amount).told
+    assert (told.every.count, told.same.count, told.other.count) == (50, 50, 0)
+    assert 0 < told.every.p50 <= told.every.p99 <= told.every.most
+    assert (told.missing, told.twice, told.found.statuses) == (0, 0, {"201": 75})
+    for fault in ({"missing": 1}, {"twice": 1}):
+        with pytest.raises(load.Refused):
+            follow.check(replace(told, **fault))
