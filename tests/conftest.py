@@ -13,6 +13,34 @@ from tests.house import House, running
 
 T = TypeVar("T")
 
+# Files that take long for their number of tests. They begin first: a worker that met one last
+# would leave the others without work.
+LONG = (
+    "test_browser_module",
+    "test_chaos",
+    "test_clients",
+    "test_wire",
+    "test_fuzz",
+    "test_deaf",
+    "test_deliveries",
+    "test_recipes",
+    "test_sale",
+    "test_demo",
+    "test_track_page",
+    "test_audit",
+    "test_outlets",
+    "test_streams_ends",
+    "test_cli",
+    "test_nginx",
+    "test_moves",
+    "test_migrations",
+    "test_asyncapi",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
 
 def absent(reason: str) -> NoReturn:
     """A skip that says why; where everything must be there (CI=true), a failure."""

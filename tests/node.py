@@ -10,6 +10,7 @@ from tests.services import ROOT, Missing, wheel
 
 FOLDER = ROOT / "tests" / "clients"
 INSTALL_SECONDS = 60.0
+AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"  # Debian's, as pip and curl know them
 
 
 def program() -> Path:
@@ -37,11 +38,12 @@ def _install(node: Path) -> None:
     npm = node.parent.parent / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
     command = [str(node), str(npm), "ci", "--fetch-retries=1"]
     path = f"{node.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    known = {"NODE_EXTRA_CA_CERTS": AUTHORITIES} if Path(AUTHORITIES).exists() else {}
     try:
         subprocess.run(
             command,
             cwd=FOLDER,
-            env={**os.environ, "PATH": path},
+            env={**known, **os.environ, "PATH": path},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
