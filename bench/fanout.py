@@ -27,7 +27,7 @@ MISSES = 2  # steps that bring hardly more: it is saturated
 FLOOD = 3  # times what it delivers was due: so it is too
 BUSY = 0.9  # of its core: a busier client is what is measured
 WINDOW_EVENTS = 30  # at least so many events in a window, as long as it is
-SHORTEST, LONGEST = 4.0, 10.0  # seconds of a window
+SHORTEST, LONGEST = 3.0, 8.0  # seconds of a window
 SETTLE = 1.0  # seconds that it goes on before
 DRAIN_SECONDS = 60
 TIMES = 3  # nchan's deliveries, with one topic
@@ -59,7 +59,7 @@ class Size:
 
     subscribers: int
     topics: int = 1
-    first: float = 20_000  # deliveries a second that the first step asks for
+    first: float = 60_000  # deliveries a second that the first step asks for
 
     @property
     def fan(self) -> int:
