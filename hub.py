@@ -49,7 +49,7 @@ RESOLUTION: Final = 0.25  # seconds; how exactly heartbeats, expiries and lifeti
 FRAME_OVERHEAD: Final = 600  # bytes a frame costs in the ring beside its data: 510 measured
 CACHED_PAGES: Final = 32  # shared among streams that catch up from the same place
 ALARMS_A_TURN: Final = 500  # streams looked after before the loop gets a turn
-WRITES_A_TURN: Final = 500  # the same for streams written to: some 5 ms
+WRITES_A_TURN: Final = 100  # the same for streams written to: some 1 ms
 STALL_LOOKS: Final = 4  # at a line that is full, before its stream is given up
 COALESCED_PAGES: Final = 16  # of events read to make one of those that count
 
