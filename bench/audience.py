@@ -122,7 +122,7 @@ class Programs:
     ) -> Iterator["Listeners"]:
         """All are open, and `deaf` more that never read.
 
-        Raises RuntimeError where one is refused.
+        Raises Fell where one is refused.
         """
         host, stream = f"Host: 127.0.0.1:{port}", "Accept: text/event-stream"
         headers, paths = self.folder / "headers", self.folder / "paths"
@@ -133,6 +133,10 @@ class Programs:
         command = [self.folder / "listeners", port, count, deaf, headers, paths]
         with Listeners(command) as listeners:
             yield listeners
+
+
+class Fell(RuntimeError):
+    """A program ended before its time: somebody closed its lines."""
 
 
 class Program:
@@ -166,11 +170,11 @@ class Program:
         self.popen.stdin.flush()
 
     def hear(self) -> str:
-        """Its next line. Raises RuntimeError where it ended instead."""
+        """Its next line. Raises Fell where it ended instead."""
         assert self.popen.stdout is not None
         line = self.popen.stdout.readline()
         if not line:
-            raise RuntimeError(f"{Path(self._command[0]).name} failed, and says above why")
+            raise Fell(f"{Path(self._command[0]).name} failed, and says above why")
         return line
 
     @property
@@ -193,7 +197,7 @@ class Program:
 
 class Publisher(Program):
     def result(self) -> Published:
-        """Waits until all is answered. Raises RuntimeError where it failed."""
+        """Waits until all is answered. Raises Fell where it is not."""
         return Published(**json.loads(self.hear()))
 
 

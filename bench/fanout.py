@@ -12,6 +12,7 @@ from bench import load, report, rivals
 from bench.audience import (
     CLIENT_CORE,
     SERVER_CORE,
+    Fell,
     Listeners,
     Posts,
     Programs,
@@ -157,12 +158,18 @@ class Stage:
             raise Lost(f"{self._rival.name}: {found}, and {expected} were due")
 
     def climb(self, rate: float) -> Step:
-        """The most that it delivers: the rate rises until two steps in a row bring hardly more."""
+        """The most that it delivers: the rate rises until two steps in a row bring hardly more,
+        or it closes its lines under what comes in.
+        """
         best = step = self._said(rate)
         misses = 0
         while misses < MISSES and not step.client_bound and not self._flooded(step):
             rate *= STEP
-            step = self._said(rate)
+            try:
+                step = self._said(rate)
+            except Fell as error:
+                print(f"{self._rival.name} at {rate:.0f}/s: {error}", file=sys.stderr, flush=True)
+                break
             misses = 0 if step.delivered > RISE * best.delivered else misses + 1
             best = max(best, step, key=lambda one: one.delivered)
         return best
@@ -325,10 +332,18 @@ def run(sizes: Sequence[str], rounds: int, *, write: bool) -> None:
         load.Refused: a post was refused.
     """
     where = report.machine(["sqlite"])
-    with field() as place:
-        found = deliveries(place, [SIZES[size] for size in sizes], rounds)
     words = WORDS.format(rounds=rounds)
-    report.publish("Fan-out", where, words, DELIVERIES, found, write=write)
+    with field() as place:
+        for title, some in _sections([SIZES[size] for size in sizes]):
+            found = deliveries(place, some, rounds)
+            report.publish(title, where, words, DELIVERIES, found, write=write)
+
+
+def _sections(sizes: Sequence[Size]) -> Iterator[tuple[str, list[Size]]]:
+    """All listen to one topic, or each to his own: these are numbers of different things."""
+    for title, shared in (("Fan-out", True), ("Fan-out, a topic each", False)):
+        if some := [size for size in sizes if (size.topics == 1) == shared]:
+            yield title, some
 
 
 def latency(rounds: int, seconds: float, *, write: bool) -> None:
