@@ -592,14 +592,13 @@ class Subscriber:
 
     # What the hub does to it. Nothing here waits.
 
-    def offer(self, data: bytes, now: float) -> bool:
-        """Write, if it is live. False: it is not."""
+    def _offer(self, data: bytes, now: float) -> None:
+        """Write, if it is live."""
         if self.line is None:
-            return False
+            return
         self.sent_at = now
         if not self.line.write(data):
             self._fill()
-        return True
 
     def give(self, batch: _Batch) -> int:
         """A tick. Returns the number of events that it was given."""
@@ -622,7 +621,7 @@ class Subscriber:
         if fresh:
             self.told, self.told_at = fresh[-1].seq, batch.at
         if fresh or batch.notes:
-            self.offer(b"".join([*(frame.data for frame in fresh), batch.notes]), batch.at)
+            self._offer(b"".join([*(frame.data for frame in fresh), batch.notes]), batch.at)
         return len(fresh)
 
     def _miss(self, batch: _Batch) -> None:
@@ -690,9 +689,9 @@ class Subscriber:
         if self.told < hub.head and now - self.told_at >= silence:
             self.cursor = self.told = max(self.cursor, hub.head)
             self.told_at = now
-            self.offer(bookmark(hub.epoch, self.told, hub.head), now)
+            self._offer(bookmark(hub.epoch, self.told, hub.head), now)
         elif now - self.sent_at >= silence:
-            self.offer(HEARTBEAT, now)
+            self._offer(HEARTBEAT, now)
 
     # From one state to the next.
 

@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -140,15 +140,19 @@ class Fell(RuntimeError):
 
 
 class Program:
-    """One of them, running on the client's core."""
+    """One of them, or another that is spoken with line by line. It runs on the client's core
+    unless told otherwise.
+    """
 
-    def __init__(self, command: Sequence[object]) -> None:
+    def __init__(self, command: Sequence[object], core: int | None = CLIENT_CORE) -> None:
         self._command = [str(one) for one in command]
+        self._core = core
 
     def __enter__(self) -> Self:
-        with on_core(CLIENT_CORE):
+        with nullcontext() if self._core is None else on_core(self._core):
             self.popen = subprocess.Popen(
                 self._command,
+                cwd=services.ROOT,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,

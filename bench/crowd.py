@@ -6,15 +6,12 @@ open the rest, `look` does nothing. Each line is answered by a `State`.
 
 import asyncio
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from types import TracebackType
-from typing import Self
 
-from tests import services
+from bench.audience import Program
 from tests.sale import many_files
 
 AT_ONCE = 50  # streams that are being opened
@@ -133,55 +130,26 @@ class Crowd:
         return State(len(self._readers) - closed, closed, beats, time.process_time())
 
 
-class Client:
+class Client(Program):
     """The process, as its parent has it. On the way in the first streams are open."""
 
     def __init__(self, plan: Plan) -> None:
+        super().__init__([sys.executable, "-m", __name__], core=None)
         self._plan = plan
 
+    def begin(self) -> None:
+        self._ask(json.dumps(asdict(self._plan)))
+
     def open(self) -> State:
-        """The rest too. Raises RuntimeError where one does not open."""
-        return self._tell("open")
+        """The rest too. Raises Fell where one does not open."""
+        return self._ask("open")
 
     def look(self) -> State:
-        return self._tell("look")
+        return self._ask("look")
 
-    def _tell(self, line: str) -> State:
-        assert self._popen.stdin is not None
-        assert self._popen.stdout is not None
-        self._popen.stdin.write(f"{line}\n")
-        self._popen.stdin.flush()
-        said = self._popen.stdout.readline()
-        if not said:
-            raise RuntimeError("the client failed, and says above why")
-        return State(**json.loads(said))
-
-    def __enter__(self) -> Self:
-        self._popen = subprocess.Popen(
-            [sys.executable, "-m", __name__],
-            cwd=services.ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            self._tell(json.dumps(asdict(self._plan)))
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def close(self) -> None:
-        self._popen.kill()
-        self._popen.communicate()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+    def _ask(self, line: str) -> State:
+        self.tell(line)
+        return State(**json.loads(self.hear()))
 
 
 if __name__ == "__main__":
