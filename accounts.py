@@ -390,15 +390,18 @@ class Accounts:
         if not any(Role.ADMIN in auth.roles_of(account) for account in active):
             raise LastAdmin
 
-    async def page(self, cursor: str | None, limit: int) -> tuple[list[Account], str | None]:
-        """Accounts by name, and the cursor of the next page."""
-        after = read_cursor(cursor, {}) or ""
+    async def page(
+        self, prefix: str, cursor: str | None, limit: int
+    ) -> tuple[list[Account], str | None]:
+        """Accounts by name, those whose name begins so, and the cursor of the next page."""
+        marks = {"prefix": prefix}
+        after = read_cursor(cursor, marks) or ""
         async with self._db.read() as session:
             rows = (
-                await Account.filter(username__gt=after)
+                await Account.filter(username__gt=after, username__startswith=prefix)
                 .order_by("username")
                 .limit(limit + 1)
                 .using_db(session.orm)
             )
         more = len(rows) > limit
-        return rows[:limit], make_cursor(rows[limit - 1].username, {}) if more else None
+        return rows[:limit], make_cursor(rows[limit - 1].username, marks) if more else None

@@ -281,11 +281,43 @@ CONDITIONS = {
 }
 SKU_SHAPE = re.compile(SKU)
 
+# All that is sold or counted: products with their stock, and stock that has no product.
+_LEVEL = ", ".join(f"s.{field.name} AS stock_{field.name}" for field in fields(Level))
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a part of the list comes from: its SQL, its key, and what a search looks at."""
+
+    sql: str
+    key: str
+    found: str
+
+
+SOLD = Source(
+    f"SELECT p.sku, p.name, p.price_cents, p.currency, p.active, {_LEVEL}"
+    " FROM products p LEFT JOIN stock s ON s.sku = p.sku WHERE p.sku > $1",
+    "p.sku",
+    "{contains}(p.words, {value}) > 0 OR {contains}(lower(p.sku), {value}) > 0",
+)
+# No join: PostgreSQL would take one that reads all products for the few of a page.
+UNSOLD = Source(
+    "SELECT s.sku, NULL AS name, NULL AS price_cents, NULL AS currency, NULL AS active,"
+    f" {_LEVEL} FROM stock s WHERE s.sku > $1"
+    " AND (SELECT 1 FROM products p WHERE p.sku = s.sku) IS NULL",
+    "s.sku",
+    "{contains}(lower(s.sku), {value}) > 0",
+)
+STATES = {
+    "in_stock": "s.on_hand > s.reserved AND (s.on_hand - s.reserved <= s.low_at) IS NOT TRUE",
+    "low": "s.on_hand > s.reserved AND s.on_hand - s.reserved <= s.low_at",
+    "out": "s.on_hand = s.reserved",
+    "uncounted": "s.sku IS NULL",
+}
+
 
 def _shape(row: Row, *, staff: bool) -> dict[str, Any]:
     """A `Product`."""
-    counted = row["stock_sku"] is not None
-    level = Level(*(row[f"stock_{field.name}"] for field in fields(Level))) if counted else None
     return {
         "sku": row["sku"],
         "name": row["name"],
@@ -295,11 +327,18 @@ def _shape(row: Row, *, staff: bool) -> dict[str, Any]:
         "available_from": stamp_or_none(row["available_from"]),
         "max_per_order": row["max_per_order"],
         "active": bool(row["active"]),
-        "stock": None if level is None else stock_shape(level, staff=staff),
+        "stock": _stock_of(row, staff=staff),
         "version": row["version"],
         "created_at": stamp(row["created_at"]),
         "updated_at": stamp(row["updated_at"]),
     }
+
+
+def _stock_of(row: Row, *, staff: bool) -> dict[str, Any] | None:
+    """A `Stock`; None while it is not counted."""
+    if row["stock_sku"] is None:
+        return None
+    return stock_shape(Level(*(row[f"stock_{field.name}"] for field in fields(Level))), staff=staff)
 
 
 async def _described(session: Session, sku: str, *, staff: bool) -> dict[str, Any]:
@@ -319,6 +358,17 @@ async def get(database: Database, sku: str, *, staff: bool) -> dict[str, Any]:
         return await _described(session, sku, staff=staff)
 
 
+async def known(database: Database, sku: str) -> tuple[bool, bool]:
+    """Whether there is such a product, active or not, and whether it is counted."""
+    async with database.read() as session:
+        rows = await session.fetch(
+            "SELECT EXISTS (SELECT 1 FROM products WHERE sku = $1) AS sold,"
+            " EXISTS (SELECT 1 FROM stock WHERE sku = $1) AS counted",
+            sku,
+        )
+    return bool(rows[0]["sold"]), bool(rows[0]["counted"])
+
+
 async def refuse_hidden(database: Database, sku: str) -> None:
     """
     Raises:
@@ -328,6 +378,26 @@ async def refuse_hidden(database: Database, sku: str) -> None:
         rows = await session.fetch("SELECT active FROM products WHERE sku = $1", sku)
     if rows and not rows[0]["active"]:
         raise NotFound(stock.UNKNOWN)
+
+
+# From one genre to the next by the index: it costs what there are of them, not of products.
+GENRES = """
+WITH RECURSIVE steps (genre) AS (
+    SELECT min(genre) FROM products WHERE genre IS NOT NULL
+    UNION ALL
+    SELECT (SELECT min(p.genre) FROM products p WHERE p.genre IS NOT NULL AND p.genre > steps.genre)
+    FROM steps WHERE steps.genre IS NOT NULL
+)
+SELECT p.attributes FROM steps s JOIN products p ON p.sku = (
+    SELECT min(one.sku) FROM products one
+    WHERE one.genre IS NOT NULL AND one.genre = s.genre AND one.active
+) LIMIT $1"""
+
+
+async def genres(session: Session, limit: int) -> list[str]:
+    """The genres of what is for sale, as they are written, in their order."""
+    rows = await session.fetch(GENRES, limit)
+    return sorted((json.loads(row["attributes"])["genre"] for row in rows), key=folded)
 
 
 async def page(
@@ -354,3 +424,60 @@ async def page(
         rows = await session.fetch(f"{where} ORDER BY p.sku LIMIT {limit + 1}", *arguments)
     shapes = [_shape(row, staff=staff) for row in rows[:limit]]
     return shapes, make_cursor(shapes[-1]["sku"], bound) if len(rows) > limit else None
+
+
+async def items(
+    database: Database, q: str | None, state: str | None, cursor: str | None, limit: int
+) -> tuple[list[dict[str, Any]], str | None]:
+    """All that is sold or counted, by SKU, for staff; and the cursor of the next page.
+
+    `q`: a part of the SKU, the name or the artist. `state`: a key of `STATES`.
+
+    Raises:
+        BadCursor: the cursor is not of this list.
+    """
+    bound = {"list": "stock", "q": q, "state": state}
+    after = read_cursor(cursor, bound, SKU_SHAPE) or ""
+    async with database.snapshot() as session:
+        rows = await _items(session, SOLD, after, None, q, state, limit + 1)
+        # Beyond the last product of a full page no other can be on it.
+        last = rows[-1]["sku"] if len(rows) > limit else None
+        rows += await _items(session, UNSOLD, after, last, q, state, limit + 1)
+    found = [_item(row) for row in sorted(rows, key=lambda row: row["sku"])]
+    more = len(found) > limit
+    return found[:limit], make_cursor(found[limit - 1]["sku"], bound) if more else None
+
+
+async def _items(
+    session: Session,
+    source: Source,
+    after: str,
+    last: str | None,
+    q: str | None,
+    state: str | None,
+    limit: int,
+) -> list[Row]:
+    where, arguments = source.sql, [after]
+    if last is not None:
+        arguments.append(last)
+        where += f" AND {source.key} <= $2"
+    if q is not None:
+        arguments.append(folded(q))
+        place = {"contains": CONTAINS[session.dialect], "value": f"${len(arguments)}"}
+        where += f" AND ({source.found.format(**place)})"
+    if state is not None:
+        where += f" AND {STATES[state]}"
+    return list(await session.fetch(f"{where} ORDER BY {source.key} LIMIT {limit}", *arguments))
+
+
+def _item(row: Row) -> dict[str, Any]:
+    """A `StockItem`."""
+    active = row["active"]
+    return {
+        "sku": row["sku"],
+        "name": row["name"],
+        "price_cents": row["price_cents"],
+        "currency": row["currency"],
+        "active": None if active is None else bool(active),
+        "stock": _stock_of(row, staff=True),
+    }

@@ -168,6 +168,7 @@ class Settings(BaseSettings):
     event_retention_days: int = Field(
         30, ge=1, le=3650, description="How long a stream can be resumed from."
     )
+    audit_days: int = Field(365, ge=1, le=3650, description="How long it is known what admins did.")
     tracking_days: int = Field(7, ge=1, le=365, description="How long a tracking link works.")
     order_ttl_seconds: int = Field(
         0, ge=0, description="When an unclaimed order of a customer expires; 0: never."

@@ -230,7 +230,9 @@ async def erase(session: Session, customer: str) -> dict[str, Any]:
     row = await _lock(session, customer)
     if row["erased_at"] is not None:
         return customer_shape(row)
-    await session.execute("DELETE FROM favourites WHERE customer = $1", customer)
+    # The cart's own row first: who holds it may be about to touch its lines.
+    for table in ("carts", "cart_items", "favourites"):
+        await session.execute(f"DELETE FROM {table} WHERE customer = $1", customer)
     gone = {"active": -1} if row["active"] else {"inactive": -1}
     await _count(session, **gone)
     now = await database.now(session)

@@ -318,7 +318,11 @@ COLUMNS = "seq, type, subject, data, message, queue, from_queue, customer, creat
 
 
 async def look(session: Session) -> Look:
-    row = (await session.fetch("SELECT * FROM stream"))[0]
+    return look_of((await session.fetch("SELECT * FROM stream"))[0])
+
+
+def look_of(row: Row) -> Look:
+    """What a row of `stream` says."""
     return Look(
         row["head"],
         row["epoch"],

@@ -100,6 +100,22 @@ ReadSnapshot = Callable[[], Awaitable[Snapshot]]
 ReadGreeting = Callable[[], Awaitable[Sequence[bytes]]]
 ReadTopics = Callable[[], Awaitable[Collection[str]]]
 Gone = Callable[[str], None]
+State = Literal["opening", "live", "replaying", "full", "ending"]
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """One open stream, as it is at the moment."""
+
+    number: int  # 1, 2, … in the order in which the hub's streams were opened
+    owner: object  # whatever the caller knows it by
+    topics: frozenset[str]
+    opened_at: int
+    cursor: int | None  # the last number it was given as an id; None while it opens
+    lag: int  # numbers of the log behind the head that it has yet to look at
+    unsent: int  # bytes that were written and have not reached the client
+    state: State
+    delivered: int  # events
 
 
 @dataclass(frozen=True, slots=True)
@@ -490,6 +506,7 @@ class Subscriber:
         "choosing",  # its topics are to be read again
         "coalesce",  # of what it missed, only the newest of each order is wanted
         "cursor",  # numbers up to here are given, or not of its topics
+        "delivered",  # events
         "ending",  # (reason, reconnect_ms) once it shall end
         "ends_at",  # of the credential or the lifetime, loop time
         "ends_why",
@@ -503,6 +520,8 @@ class Subscriber:
         "hub",
         "line",  # the outlet while it is live, else None
         "notes",  # control frames that came while it was busy; None: none
+        "number",
+        "opened_at",  # wall clock, ms
         "outlet",  # None before it begins and after its end
         "owner",  # whatever the caller knows it by
         "parted",  # goodbye is said
@@ -537,6 +556,7 @@ class Subscriber:
         self.snapshot, self.greeting, self.choose = snapshot, greeting, choose
         self.choosing = choose is not None
         self.coalesce = coalesce
+        self.number, self.opened_at, self.delivered = hub.stats.opened, hub.clock(), 0
         self.cursor = self.told = hub.head
         self.told_at = self.sent_at = hub.now()
         self.behind = True
@@ -613,6 +633,7 @@ class Subscriber:
             self.told, self.told_at = batch.due[-1].seq, batch.at
         if not self.line.write(batch.shared):
             self._fill()
+        self.delivered += len(batch.due)
         return len(batch.due)
 
     def _give_part(self, batch: _Batch) -> int:
@@ -622,6 +643,7 @@ class Subscriber:
             self.told, self.told_at = fresh[-1].seq, batch.at
         if fresh or batch.notes:
             self._offer(b"".join([*(frame.data for frame in fresh), batch.notes]), batch.at)
+        self.delivered += len(fresh)
         return len(fresh)
 
     def _miss(self, batch: _Batch) -> None:
@@ -692,6 +714,36 @@ class Subscriber:
             self._offer(bookmark(hub.epoch, self.told, hub.head), now)
         elif now - self.sent_at >= silence:
             self._offer(HEARTBEAT, now)
+
+    # What can be seen of it.
+
+    @property
+    def lag(self) -> int:
+        """Numbers of the log, of whatever topics, between what it has looked at and the head."""
+        return max(0, self.hub.head - self.cursor) if self.behind else 0
+
+    @property
+    def state(self) -> State:
+        if self.ending is not None:
+            return "ending"
+        if self.full:
+            return "full"
+        if self.line is not None:
+            return "live"
+        return "replaying" if self.start is None else "opening"
+
+    def facts(self) -> Facts:
+        return Facts(
+            self.number,
+            self.owner,
+            self.group.topics,
+            self.opened_at,
+            self.told if self.start is None else None,
+            self.lag,
+            self.outlet.unread() if self.outlet else 0,
+            self.state,
+            self.delivered,
+        )
 
     # From one state to the next.
 
@@ -917,6 +969,7 @@ class Subscriber:
 
     async def _put_page(self, page: _Page) -> None:
         self.hub.stats.delivered += page.frames
+        self.delivered += page.frames
         self.told, self.told_at = page.last, self.hub.now()
         await self._put(page.data)
         if self.notes is not None:
@@ -1409,6 +1462,7 @@ class Hub:
         """
         _refuse_breaks(topics)
         group = self._join(frozenset(topics))
+        self.stats.opened += 1
         one = Subscriber(
             self, group, start, owner, snapshot, greeting, choose, gone, coalesce=coalesce
         )
@@ -1416,7 +1470,6 @@ class Hub:
         group.members.add(one)
         self._subscribers.add(one)
         self._wheel.put(one, min(self.now() + self.limits.heartbeat, one.ends_at))
-        self.stats.opened += 1
         self.stats.streams = len(self._subscribers)
         if self._closing:
             one.end("shutdown", self.reconnect())
@@ -1495,6 +1548,27 @@ class Hub:
         for one in found:
             one.end(reason, reconnect_ms)
         return len(found)
+
+    def end_number(self, number: int, reason: str) -> bool:
+        """Ends one stream, to come back later; False if it is not open.
+
+        One that reads nothing is cut off: it would not read a goodbye either.
+        """
+        one = next((one for one in self._subscribers if one.number == number), None)
+        if one is None:
+            return False
+        if one.full:
+            one.drop(reason)
+        else:
+            one.end(reason, self.reconnect())
+        return True
+
+    def streams(self, topics: Collection[str] = ()) -> list[Subscriber]:
+        """Those that are open; with `topics`, those that follow any of them."""
+        if not topics:
+            return list(self._subscribers)
+        groups = {group for topic in topics for group in self._topics.get(topic, ())}
+        return [one for group in groups for one in group.members]
 
     def owners(self) -> set[object]:
         """Whose streams are open."""

@@ -5,17 +5,22 @@ no business rule is here. Open the table below and you know every address.
 
     /auth       token refresh logout session register password me
     /accounts   list create change
-    /queues     list create read change delete pause resume purge redrive failures
+    /queues     list create read change delete pause resume purge redrive failures stats; /stats
     /messages   enqueue claim ack nack release extend (one and many), read, cancel, retry
     /orders     what a customer sees: place, list, read, history, cancel
-    /products   list create read change delete; stock: read, change, receive, adjust, ledger
+    /cart       what a customer means to buy: read, put, drop, empty, check out
+    /products   list create read change delete; stock: read, change, receive, adjust, ledger;
+                /stock
     /customers  list create count read change deactivate activate erase, orders, favourites
     /events     the stream, its history, tickets; /asyncapi.json
-    at the root /livez /readyz /metrics /docs /openapi.json /track/{id}
+    /audit      what admins did
+    /streams    who is connected: list, end; /processes
+    at the root /livez /readyz /metrics /docs /openapi.json
+    pages       / /login /register /logout /track/{id}; the console below /admin
 
 `@route` says everything about a route that can be seen from outside: address, verb, roles,
-rate limit, query, answer, problems. The OpenAPI document is made from the same words, the
-AsyncAPI document from the same shapes.
+rate limit, query, answer, problems, and whether it is written down what admins do there. The
+OpenAPI document is made from the same words, the AsyncAPI document from the same shapes.
 """
 
 import asyncio
@@ -42,13 +47,16 @@ from sse_starlette import EventSourceResponse
 from sse_starlette.sse import AppStatus
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
+import actions
 import asyncapi
 import auth
 import buckets
+import carts
 import catalogue
 import config
 import customers
@@ -65,9 +73,11 @@ import openapi
 import outlets
 import pages
 import queues
+import rates
 import schemas
 import snapshots
 import stock
+import streams
 import texts
 import upkeep
 from accounts import wall
@@ -78,13 +88,13 @@ from models import Role
 from openapi import Operation
 from schemas import body_of, results_shape
 from service import Service
-from streams import Owner
+from streams import Choice, Owner
 
 API = "/api/v1"
 STATIC = Path(__file__).parent / "static"
 SETTINGS = config.settings()
 COOKIE = "__Host-fv_session" if SETTINGS.public_url.startswith("https:") else "fv_session"
-DRAIN_SECONDS = 5.0
+GOODBYE_SECONDS = 5.0  # beyond DRAIN_SECONDS, for the hub's goodbye to be written
 
 ADMIN = frozenset({Role.ADMIN})
 READERS = frozenset({Role.ADMIN, Role.VIEWER})
@@ -93,6 +103,7 @@ PRODUCERS = frozenset({Role.ADMIN, Role.PRODUCER})
 LOOKERS = frozenset({Role.ADMIN, Role.VIEWER, Role.PRODUCER})
 WORKERS = frozenset({Role.ADMIN, Role.WORKER})
 BUYERS = frozenset({Role.ADMIN, Role.PRODUCER, Role.CUSTOMER})
+SHOPPERS = frozenset({Role.CUSTOMER})
 ORDER_READERS = LOOKERS | {Role.CUSTOMER}
 SIGNED_IN = frozenset(Role)
 
@@ -137,14 +148,16 @@ def empty() -> Response:
     return Response(status_code=204)
 
 
-def page_of(request: Request, items: Sequence[Any], cursor: str | None) -> Response:
+def page_of(
+    request: Request, items: Sequence[Any], cursor: str | None, more: Mapping[str, Any] = {}
+) -> Response:
     """A list with its next page as a cursor and as a `Link` (RFC 8288)."""
     headers = {}
     if cursor is not None:
         kept = [(k, v) for k, v in request.query_params.multi_items() if k != "cursor"]
         query = urlencode([*kept, ("cursor", cursor)])
         headers["Link"] = f'<{request.url.path}?{query}>; rel="next"'
-    return reply({"items": items, "next_cursor": cursor}, headers=headers)
+    return reply({"items": items, "next_cursor": cursor, **more}, headers=headers)
 
 
 def problem_shape(problem: Problem, request: Request) -> dict[str, Any]:
@@ -158,7 +171,7 @@ def problem_answer(problem: Problem, request: Request) -> Response:
     else:
         shape = to_json(problem_shape(problem, request))
         answer = Response(shape, problem.status, None, "application/problem+json")
-    if isinstance(problem, errors.Unauthenticated):
+    if isinstance(problem, errors.Unauthenticated) and answer.status_code == 401:
         answer.headers["WWW-Authenticate"] = "Bearer"
     if problem.retry_after is not None:
         answer.headers["Retry-After"] = str(problem.retry_after)
@@ -410,6 +423,8 @@ class Form(Json):
             value = await json_value(request, optional=False)
         else:
             value = await self._form(request)
+        if isinstance(value, Mapping):
+            request.state.typed = {name: str(value.get(name, "")) for name in ("username", "next")}
         given = checked(self.model, value)
         request.state.username = given.username
         return given
@@ -498,6 +513,7 @@ queue_of = _path("name", schemas.QUEUE_NAME)
 username_of = _path("username", schemas.USERNAME)
 sku_of = _path("sku", schemas.SKU)
 customer_of = _path("customer", schemas.SKU)
+stream_of = _path("stream", schemas.STREAM_ID)
 
 # What a handler's signature may ask for.
 IfMatch = Annotated[int | None, Depends(if_match)]
@@ -614,16 +630,24 @@ def route(
     scraper: bool = False,
     query: type[schemas.Query] | None = None,
     problems: Sequence[type[Problem]] = (),
+    audited: bool = False,
+    about: str | None = None,
 ) -> Callable[[Handler], Handler]:
     """Everything about a route that can be seen from outside, at once.
 
     Its verb is the handler's name; what the handler's signature asks for (body, query,
     headers) needs no second word, nor do the problems that come with it.
+
+    What only admins may change is written down whoever calls; with `audited` also what
+    others may, where an admin does it in the console. `about`: the field of the body that
+    names what it is about, where the path does not.
     """
 
     def register(handler: Handler) -> Handler:
         wants = Wants.of(handler, query)
         limited: Handler = handler
+        if method != "GET" and (audited or who == ADMIN):
+            limited = recorded(handler, wants, about, console_only=audited)
         for one in LIMITS[limit]:
             limited = one(limited)
         checks = [Depends(Gate(who, ticket, optional, scraper))]
@@ -668,10 +692,13 @@ account_route = under("Accounts")
 queue_route = under("Queues")
 message_route = under("Messages")
 order_route = under("Orders")
+cart_route = under("Cart")
 product_route = under("Products")
 customer_route = under("Customers")
 event_route = under("Events")
+operation_route = under("Operations")
 root_route = under("Operations", "")
+page_route = under("Pages", "")
 
 
 def asked(handler: Handler) -> dict[str, Any]:
@@ -758,6 +785,55 @@ def with_session(handler: Handler) -> Handler:
     return endpoint
 
 
+def recorded(handler: Handler, wants: Wants, about: str | None, *, console_only: bool) -> Handler:
+    """Write down what an admin does: before it happens, and afterwards what came of it."""
+
+    @functools.wraps(handler)
+    async def endpoint(request: Request, **kwargs: Any) -> Response:
+        who: Principal = request.state.principal
+        if console_only and not (who.kind == "session" and who.has(Role.ADMIN)):
+            return await handler(request=request, **kwargs)
+        action = handler.__name__
+        line = await actions.begin(service.db, await intent_of(request, who, action, wants, about))
+        try:
+            answer = await handler(request=request, **kwargs)
+        except Exception as error:
+            problem = problem_of(error)
+            await actions.end(service.db, line, problem.status, problem.code)
+            raise
+        await actions.end(service.db, line, answer.status_code, None)
+        return answer
+
+    return endpoint
+
+
+async def intent_of(
+    request: Request, who: Principal, action: str, wants: Wants, about: str | None
+) -> actions.Intent:
+    """What a call is about to do, as it was sent: its checks have passed."""
+    body = wants.body
+    sent = {} if body is None else await json_value(request, optional=body.optional)
+    target = next(iter(request.path_params.values()), sent.get(about))
+    return actions.Intent(
+        account=who.account,
+        action=action,
+        target=None if target is None else actions.target_of(target),
+        detail=actions.detail_of(
+            {**request.query_params, **sent}, personal=body is not None and body.model.personal
+        ),
+        request_id=edge.request_id(request.scope),
+        address=request.client.host if request.client else "unknown",
+    )
+
+
+def problem_of(error: Exception) -> Problem:
+    """What the caller is told of an exception."""
+    if isinstance(error, Problem):
+        return error
+    known = isinstance(error, database.DRIVER_ERRORS)
+    return errors.Unavailable() if known else errors.Internal()
+
+
 def set_session(answer: Response, token: str) -> None:
     answer.set_cookie(
         COOKIE,
@@ -767,6 +843,12 @@ def set_session(answer: Response, token: str) -> None:
         secure=COOKIE.startswith("__Host-"),
         httponly=True,
         samesite="strict",
+    )
+
+
+def drop_session(answer: Response) -> None:
+    answer.delete_cookie(
+        COOKIE, path="/", secure=COOKIE.startswith("__Host-"), httponly=True, samesite="strict"
     )
 
 
@@ -843,9 +925,7 @@ async def close_session(request: Request) -> Response:
         await service.accounts.sign_out(who)
         await service.upkeep.look()
     answer = empty()
-    answer.delete_cookie(
-        COOKIE, path="/", secure=COOKIE.startswith("__Host-"), httponly=True, samesite="strict"
-    )
+    drop_session(answer)
     return answer
 
 
@@ -873,6 +953,7 @@ async def register(request: Request, body: schemas.Register) -> Response:
     status=204,
     limit="sign-in",
     problems=[errors.InvalidCredentials],
+    audited=True,
 )
 async def change_password(request: Request, body: schemas.PasswordChange, who: Caller) -> Response:
     """A new password; every other sign-in of the account ends."""
@@ -896,14 +977,20 @@ async def me(request: Request, who: Caller) -> Response:
 
 
 @account_route("GET", "/accounts", ADMIN, openapi.page(schemas.Account))
-async def list_accounts(request: Request, query: schemas.PageQuery) -> Response:
+async def list_accounts(request: Request, query: schemas.AccountsQuery) -> Response:
     """Accounts by name."""
-    found, cursor = await service.accounts.page(query.cursor, query.limit)
+    found, cursor = await service.accounts.page(query.prefix, query.cursor, query.limit)
     return page_of(request, [schemas.account_shape(one) for one in found], cursor)
 
 
 @account_route(
-    "POST", "/accounts", ADMIN, schemas.Account, status=201, problems=[errors.AccountExists]
+    "POST",
+    "/accounts",
+    ADMIN,
+    schemas.Account,
+    status=201,
+    problems=[errors.AccountExists],
+    about="username",
 )
 async def create_account(request: Request, body: schemas.AccountIn) -> Response:
     """A new account."""
@@ -935,7 +1022,15 @@ async def list_queues(request: Request, query: schemas.QueuesQuery) -> Response:
     return page_of(request, found, cursor)
 
 
-@queue_route("POST", "/queues", ADMIN, schemas.Queue, status=201, problems=[errors.QueueExists])
+@queue_route(
+    "POST",
+    "/queues",
+    ADMIN,
+    schemas.Queue,
+    status=201,
+    problems=[errors.QueueExists],
+    about="name",
+)
 async def create_queue(request: Request, body: schemas.QueueIn, who: Caller) -> Response:
     """A new queue."""
     settings = body.model_dump(exclude={"name"})
@@ -995,6 +1090,18 @@ async def resume_queue(request: Request, _: schemas.Nothing, who: Caller) -> Res
     change = await queues.resume(service.db, queue_of(request), who.account)
     service.changed(change)
     return queue_answer(change.queue)
+
+
+@queue_route("GET", "/stats", STAFF, schemas.Stats)
+async def get_stats(request: Request) -> Response:
+    """What happened in every queue, minute by minute, in the last hour."""
+    return reply(await rates.of_all(service.db))
+
+
+@queue_route("GET", "/queues/{name}/stats", STAFF, schemas.QueueStats)
+async def get_queue_stats(request: Request, query: schemas.StatsQuery) -> Response:
+    """What happened in a queue over an hour, a day or a week."""
+    return reply(await rates.of_one(service.db, queue_of(request), query.span))
 
 
 @queue_route("POST", "/queues/{name}/purge", ADMIN, schemas.Purged, limit="bulk")
@@ -1078,6 +1185,7 @@ def posted_answer(shape: dict[str, Any], location: str, *, replayed: bool) -> Re
         errors.NotOnSale,
         errors.OutOfStock,
     ],
+    audited=True,
 )
 async def enqueue(request: Request, purchase: schemas.Purchase, key: Key, who: Caller) -> Response:
     """Post a purchase. The same idempotency key again answers as the first time."""
@@ -1095,6 +1203,7 @@ async def enqueue(request: Request, purchase: schemas.Purchase, key: Key, who: C
     schemas.Results,
     limit="write",
     problems=[errors.BadHeader],
+    audited=True,
 )
 async def enqueue_batch(request: Request, body: schemas.PurchaseBatch, who: Caller) -> Response:
     """Post up to 1,000 purchases; each stands or falls alone."""
@@ -1208,6 +1317,7 @@ async def get_message_history(request: Request, query: schemas.PageQuery) -> Res
     schemas.Message,
     limit="write",
     problems=[errors.IllegalTransition],
+    audited=True,
 )
 async def cancel_message(
     request: Request, body: schemas.Cancel, match: IfMatch, who: Caller
@@ -1407,11 +1517,29 @@ def buyer(body: schemas.OrderIn, who: Principal) -> str:
         if body.customer is None:
             raise errors.Invalid.at("Staff say whose it is.", pointer="#/customer")
         return body.customer
-    if who.customer is None:
-        raise errors.Forbidden("This account has no customer id.")
+    own = own_id(who)
     if body.customer is not None:
         raise errors.Invalid.at("A customer orders for himself.", pointer="#/customer")
+    return own
+
+
+def own_id(who: Principal) -> str:
+    """
+    Raises:
+        Forbidden: the account is no customer's.
+    """
+    if who.customer is None:
+        raise errors.Forbidden("This account has no customer id.")
     return who.customer
+
+
+Refused = (
+    errors.CustomerInactive,
+    errors.IdempotencyInProgress,
+    errors.IdempotencyKeyReused,
+    errors.NotOnSale,
+    errors.OutOfStock,
+)
 
 
 @order_route(
@@ -1421,19 +1549,22 @@ def buyer(body: schemas.OrderIn, who: Principal) -> str:
     schemas.OrderPosted,
     status=201,
     limit="write",
-    problems=[
-        errors.CustomerInactive,
-        errors.IdempotencyInProgress,
-        errors.IdempotencyKeyReused,
-        errors.NotOnSale,
-        errors.OutOfStock,
-    ],
+    problems=Refused,
+    audited=True,
 )
 async def place_order(request: Request, body: schemas.OrderIn, key: Key, who: Caller) -> Response:
     """Order at the catalogue's prices. The same idempotency key again answers as the first time."""
     purchase = body.purchase(buyer(body, who))
-    ttl = 0 if who.has(*PRODUCERS) else SETTINGS.order_ttl_seconds
+    ttl = order_ttl(who)
     command = moves.PlaceOrder(queues.PROTECTED, purchase, who.account, key, ttl_seconds=ttl)
+    return await ordered(command, who)
+
+
+def order_ttl(who: Principal) -> int:
+    return 0 if who.has(*PRODUCERS) else SETTINGS.order_ttl_seconds
+
+
+async def ordered(command: moves.PlaceOrder, who: Principal) -> Response:
     posted: moves.Posted = await service.writer.do(command)
     order = {**moves.order_shape(posted.shape), "tracking": tracking(posted.shape, who)}
     return posted_answer(order, f"{API}/orders/{order['id']}", replayed=posted.replayed)
@@ -1497,6 +1628,7 @@ async def get_order_history(
     schemas.Order,
     limit="write",
     problems=[errors.IllegalTransition],
+    audited=True,
 )
 async def cancel_order(
     request: Request, body: schemas.Cancel, match: IfMatch, who: Caller
@@ -1507,6 +1639,68 @@ async def cancel_order(
     message, done = await service.writer.do(command)
     order = moves.order_shape(message)
     return reply(order, 200 if done else 202, etag=order["version"])
+
+
+# --- /cart ----------------------------------------------------------------------------
+
+
+def cart_answer(shape: dict[str, Any]) -> Response:
+    return reply(shape, etag=shape["version"])
+
+
+cart_change = functools.partial(cart_route, limit="write", problems=[errors.CustomerInactive])
+
+
+@cart_route("GET", "/cart", SHOPPERS, schemas.Cart)
+async def get_cart(request: Request, who: Caller) -> Response:
+    """What lies in the caller's cart, at the prices of now."""
+    return cart_answer(await carts.get(service.db, own_id(who)))
+
+
+@cart_change("PUT", "/cart/items/{sku}", SHOPPERS, schemas.Cart)
+async def put_in_cart(
+    request: Request, body: schemas.CartQuantity, match: IfMatch, who: Caller
+) -> Response:
+    """Have so many of a product in the cart; the same again changes nothing."""
+    own, sku = own_id(who), sku_of(request)
+    return cart_answer(await carts.put(service.db, own, sku, body.quantity, match))
+
+
+@cart_change("DELETE", "/cart/items/{sku}", SHOPPERS, schemas.Cart)
+async def drop_from_cart(request: Request, match: IfMatch, who: Caller) -> Response:
+    """Take a line out of the cart; the same again changes nothing."""
+    return cart_answer(await carts.drop(service.db, own_id(who), sku_of(request), match))
+
+
+@cart_change("DELETE", "/cart", SHOPPERS, schemas.Cart)
+async def empty_cart(request: Request, match: IfMatch, who: Caller) -> Response:
+    """Take everything out of the cart."""
+    return cart_answer(await carts.drop(service.db, own_id(who), None, match))
+
+
+@cart_route(
+    "POST",
+    "/cart/checkout",
+    SHOPPERS,
+    schemas.OrderPosted,
+    status=201,
+    limit="write",
+    problems=Refused,
+)
+async def check_out(
+    request: Request, body: schemas.CheckoutIn, key: Key, match: IfMatch, who: Caller
+) -> Response:
+    """Buy what lies in the cart, all of it as one order, and have the cart empty."""
+    command = moves.Checkout.of(
+        own_id(who),
+        body.reference,
+        queue=queues.PROTECTED,
+        account=who.account,
+        key=key,
+        ttl_seconds=order_ttl(who),
+        if_match=match,
+    )
+    return await ordered(command, who)
 
 
 # --- /products ------------------------------------------------------------------------
@@ -1541,6 +1735,7 @@ async def list_products(
     status=201,
     limit="write",
     problems=[errors.ProductExists],
+    about="sku",
 )
 async def create_product(request: Request, body: schemas.ProductIn) -> Response:
     """A new product."""
@@ -1650,9 +1845,21 @@ async def adjust_stock(request: Request, body: schemas.Adjust, who: Caller) -> R
 @product_route(
     "GET", "/products/{sku}/stock/movements", READERS, openapi.page(schemas.StockMovement)
 )
-async def list_movements(request: Request, query: schemas.PageQuery) -> Response:
+async def list_movements(request: Request, query: schemas.MovementsQuery) -> Response:
     """The ledger of what is on hand, oldest first."""
-    found, cursor = await stock.movements(service.db, sku_of(request), query.cursor, query.limit)
+    newest = query.sort == "newest"
+    found, cursor = await stock.movements(
+        service.db, sku_of(request), query.cursor, query.limit, newest=newest
+    )
+    return page_of(request, found, cursor)
+
+
+@product_route("GET", "/stock", READERS, openapi.page(schemas.StockItem))
+async def list_stock(request: Request, query: schemas.StockQuery) -> Response:
+    """All that is sold or counted, by SKU."""
+    found, cursor = await catalogue.items(
+        service.db, query.q, query.state, query.cursor, query.limit
+    )
     return page_of(request, found, cursor)
 
 
@@ -1690,6 +1897,7 @@ async def list_customers(request: Request, query: schemas.CustomersQuery) -> Res
     status=201,
     limit="write",
     problems=[errors.CustomerExists],
+    audited=True,
 )
 async def create_customer(request: Request, body: schemas.CustomerIn) -> Response:
     """A new customer, with an id that nobody chooses."""
@@ -1716,6 +1924,7 @@ async def get_customer(request: Request, who: Caller) -> Response:
     schemas.Customer,
     limit="write",
     problems=[errors.CustomerExists, errors.CustomerInactive],
+    audited=True,
 )
 async def update_customer(
     request: Request,
@@ -1831,7 +2040,8 @@ class Stream(EventSourceResponse):
     """
 
     def __init__(self, subscriber: hubs.Subscriber) -> None:
-        super().__init__(nothing(), ping=0, sep="\n", shutdown_grace_period=DRAIN_SECONDS)
+        grace = SETTINGS.drain_seconds + GOODBYE_SECONDS
+        super().__init__(nothing(), ping=0, sep="\n", shutdown_grace_period=grace)
         self._subscriber = subscriber
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -2032,6 +2242,7 @@ async def after_of(query: schemas.HistoryQuery) -> int:
     status=201,
     limit="stream",
     problems=[errors.NotFound],
+    audited=True,
 )
 async def create_ticket(request: Request, body: schemas.TicketIn, who: Caller) -> Response:
     """A ticket that lets a browser follow some topics."""
@@ -2060,6 +2271,7 @@ async def create_ticket(request: Request, body: schemas.TicketIn, who: Caller) -
     status=204,
     limit="stream",
     problems=[errors.NotFound],
+    audited=True,
 )
 async def revoke_ticket(request: Request, body: schemas.TicketRevoke, who: Caller) -> Response:
     """End a ticket, and the streams it opened."""
@@ -2081,9 +2293,58 @@ def streams_document() -> bytes:
     return to_json(made)
 
 
+# --- /audit ---------------------------------------------------------------------------
+
+
+@operation_route("GET", "/audit", READERS, openapi.page(schemas.Action))
+async def list_actions(request: Request, query: schemas.ActionsQuery) -> Response:
+    """What admins did, newest first."""
+    found, cursor = await actions.page(service.db, query.filters(), query.cursor, query.limit)
+    return page_of(request, found, cursor)
+
+
+# --- /streams, /processes -------------------------------------------------------------
+
+
+@operation_route("GET", "/streams", READERS, schemas.OpenStreams)
+async def list_streams(request: Request, query: schemas.StreamsQuery) -> Response:
+    """Who is connected, to all processes; the newest first, or those that lag most."""
+    filters = query.filters()
+    choice = Choice(
+        frozenset(query.topic),
+        query.account,
+        streams.read_place(query.cursor, filters),
+        by_lag=query.sort == "lag",
+    )
+    found = await service.processes.open_streams(choice, query.limit)
+    cursor = None
+    if found.more and not choice.by_lag:  # a lag changes: there is no place to go on from
+        cursor = streams.make_place(found.items[-1], filters)
+    more = {
+        "open": found.open,
+        "incomplete": found.incomplete,
+        "truncated": found.truncated,
+    }
+    return page_of(request, found.items, cursor, more)
+
+
+@operation_route("DELETE", "/streams/{stream}", ADMIN, status=204, limit="write")
+async def end_stream(request: Request) -> Response:
+    """End a stream of any process; its client may come back."""
+    await service.processes.end(stream_of(request))
+    return empty()
+
+
+@operation_route("GET", "/processes", READERS, schemas.Processes)
+async def list_processes(request: Request) -> Response:
+    """The processes of the service, the oldest first."""
+    return reply({"items": await service.processes.shapes()})
+
+
 # --- at the root ----------------------------------------------------------------------
 
-PAGES = {"docs", "track"}  # the first parts of their paths
+PAGES = {"", "admin", "cart", "docs", "login", "logout", "register", "shop", "track"}
+FOR_MEMBERS = {"admin", "cart", "shop"}  # whoever comes without an account is sent to sign in
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; worker-src 'self'; style-src 'self';"
     " img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'self';"
@@ -2142,33 +2403,370 @@ DOCS = """<!doctype html>
 """
 
 
-def page(html: str, status: int = 200, headers: Mapping[str, str] = {}) -> Response:
+def page(
+    request: Request, html: str, status: int = 200, headers: Mapping[str, str] = {}
+) -> Response:
+    """A page; its language is kept for the next one if it was asked for."""
     policy = {"Content-Security-Policy": PAGE_POLICY, "Cache-Control": "no-store", **headers}
-    return Response(html, status, policy, "text/html")
+    answer = Response(html, status, policy, "text/html")
+    chosen = request.query_params.get("lang")
+    if chosen in texts.LANGUAGES:
+        secure = COOKIE.startswith("__Host-")
+        answer.set_cookie(LANGUAGE, chosen, LANGUAGE_S, secure=secure, samesite="lax")
+    return answer
 
 
 @root_route("GET", "/docs", None, "text/html", limit="exempt")
 async def docs(request: Request) -> Response:
     """This API to try out; nothing is loaded from elsewhere."""
-    return page(DOCS)
+    return page(request, DOCS)
 
 
+# --- pages ----------------------------------------------------------------------------
+
+LANGUAGE = "fv_lang"
+LANGUAGE_S = 365 * 86_400
 SECRETIVE = {"Referrer-Policy": "no-referrer"}  # the address may hold a ticket
 
 
 def language_of(request: Request) -> str:
-    accepted = request.headers.get("accept-language", "")
-    return texts.language(request.query_params.get("lang"), accepted)
+    wanted = request.query_params.get("lang", request.cookies.get(LANGUAGE))
+    return texts.language(wanted, request.headers.get("accept-language", ""))
+
+
+def visit(request: Request) -> pages.Visit:
+    who: Principal | None = getattr(request.state, "principal", None)
+    if who is None or who.kind == "ticket":
+        return pages.Visit(
+            language_of(request), request.query_params.multi_items(), shop=SETTINGS.shop
+        )
+    return pages.Visit(
+        language_of(request),
+        request.query_params.multi_items(),
+        who.account,
+        who.customer,
+        admin=who.has(Role.ADMIN),
+        reader=who.has(*READERS),
+        shop=SETTINGS.shop,
+    )
 
 
 def problem_page(problem: Problem, request: Request) -> Response:
+    section = request.url.path.split("/")[1]
+    looks = request.method in ("GET", "HEAD")
+    if section in ("login", "register") and not looks:
+        return login_refused(problem, request)
+    missing = isinstance(problem, errors.Unauthenticated)
+    if section in FOR_MEMBERS and looks and missing:
+        return sign_in_first(request)
+    if section == "register" and looks:  # by a link of the page that refused a registration
+        return see(f"/login?{request.url.query}")
     kind = problem.code
-    if isinstance(problem, errors.Unauthenticated) and "ticket" in request.query_params:
+    if missing and "ticket" in request.query_params:
         kind = "expired" if isinstance(problem, auth.ExpiredTicket) else "bad_link"
-    return page(pages.problem(language_of(request), kind), problem.status, SECRETIVE)
+    elif kind == "not_found" and section != "track":
+        kind = "missing"
+    html = pages.problem(visit(request), kind)
+    return page(request, html, problem.status, SECRETIVE if section == "track" else {})
 
 
-@root_route("GET", "/track/{id}", ORDER_READERS, "text/html", ticket=True)
+def sign_in_first(request: Request) -> Response:
+    query = f"?{request.url.query}" if request.url.query else ""
+    there = f"/login?{urlencode({'next': request.url.path + query})}"
+    if len(there) > edge.URL_BYTES:
+        there = f"/login?{urlencode({'next': request.url.path})}"
+    answer = see(there)
+    if COOKIE in request.cookies:  # it is over, and would bar what is for everybody too
+        drop_session(answer)
+    return answer
+
+
+def see(address: str) -> Response:
+    """Look there instead."""
+    return Response(status_code=303, headers={"Location": address, "Cache-Control": "no-store"})
+
+
+def own_page(text: str) -> str:
+    """The address of one of our pages; the first one for whatever leads elsewhere.
+
+    Browsers read `//host`, `/\\host`, and either with tabs and line ends in it, as another host.
+    """
+    return text if re.fullmatch(r"/(?![/\\])[\x21-\x7e]*", text, re.ASCII) else "/"
+
+
+def login_refused(problem: Problem, request: Request) -> Response:
+    """The form again, with what was wrong."""
+    words = {"invalid_credentials": "wrong", "rate_limited": "too_often"}
+    known = {"wrong", "too_often", "invalid", "account_exists", "customer_exists"}
+    wrong = words.get(problem.code, problem.code)
+    if wrong not in known:
+        return page(request, pages.problem(visit(request), problem.code), problem.status)
+    typed = getattr(request.state, "typed", {})
+    html = pages.login(
+        visit(request),
+        own_page(typed.get("next", "/")),
+        registration=SETTINGS.registration,
+        wrong=wrong,
+        username=typed.get("username", ""),
+    )
+    return page(request, html, problem.status)
+
+
+@page_route("GET", "/", None, status=303)
+async def home(request: Request, query: schemas.PageLook) -> Response:
+    """The page that is for whoever comes: the console, the shop, or where to sign in."""
+    who = request.state.principal = await visitor(request)
+    if who is not None and who.has(*READERS):
+        return see("/admin")
+    if SETTINGS.shop:
+        return see("/shop")
+    return see("/login" if who is None else "/docs")
+
+
+async def visitor(request: Request) -> Principal | None:
+    """Who looks at a page that is for anybody; a sign-in that is over is none."""
+    with contextlib.suppress(errors.Unauthenticated):
+        return await identify(request, ticket=False)
+    return None
+
+
+@page_route("GET", "/login", None, "text/html")
+async def login_page(request: Request, query: schemas.LoginQuery) -> Response:
+    """Where people sign in."""
+    request.state.principal = await visitor(request)
+    html = pages.login(
+        visit(request),
+        own_page(query.next),
+        registration=SETTINGS.registration,
+        wrong=None,
+        username="",
+    )
+    return page(request, html)
+
+
+@page_route(
+    "POST",
+    "/login",
+    None,
+    status=303,
+    limit="sign-in",
+    problems=[errors.InvalidCredentials, errors.BadOrigin],
+)
+async def log_in(
+    request: Request, form: Annotated[schemas.PageSignIn, Depends(Form(schemas.PageSignIn))]
+) -> Response:
+    """Sign a page in by its form, and go on to where it came from."""
+    demand_own_origin(request)
+    token = await service.accounts.open_session(form.username, form.password)
+    answer = see(own_page(form.next))
+    set_session(answer, token)
+    return answer
+
+
+@page_route(
+    "POST",
+    "/register",
+    None,
+    status=303,
+    limit="register",
+    problems=[errors.NotFound, errors.BadOrigin, errors.AccountExists, errors.CustomerExists],
+)
+async def join(
+    request: Request, form: Annotated[schemas.PageRegister, Depends(Form(schemas.PageRegister))]
+) -> Response:
+    """Become a customer by the form of a page, signed in at once."""
+    demand_own_origin(request)
+    if not SETTINGS.registration:
+        raise errors.NotFound
+    await service.accounts.register(form.username, form.password, form.email)
+    answer = see(own_page(form.next))
+    set_session(answer, await service.accounts.open_session(form.username, form.password))
+    return answer
+
+
+@page_route("POST", "/logout", None, status=303, problems=[errors.BadOrigin])
+async def log_out(request: Request) -> Response:
+    """Sign a page out by its form."""
+    demand_own_origin(request)
+    answer = await close_session(request)
+    answer.status_code = 303
+    answer.headers["Location"] = "/login"
+    return answer
+
+
+def console(request: Request, section: str, *areas: str, **context: Any) -> Response:
+    return page(request, pages.console(visit(request), section, *areas, **context))
+
+
+console_route = functools.partial(page_route, query=schemas.ConsoleQuery)
+
+
+@console_route("GET", "/admin", READERS, "text/html")
+async def queues_page(request: Request) -> Response:
+    """The console: all queues."""
+    return console(request, "queues")
+
+
+@console_route("GET", "/admin/queues/{name}", READERS, "text/html")
+async def queue_console(request: Request) -> Response:
+    """The console: one queue, with charts, its messages, its settings."""
+    name = queue_of(request)
+    async with service.db.read() as session:
+        await queues.live_id(session, name)
+    return console(request, "queue", nav="queues", name=name)
+
+
+@console_route("GET", "/admin/post", ADMIN, "text/html")
+async def post_page(request: Request) -> Response:
+    """The console: a form to post a purchase."""
+    return console(request, "post")
+
+
+@console_route("GET", "/admin/messages", READERS, "text/html")
+async def messages_console(request: Request) -> Response:
+    """The console: orders of all queues."""
+    return console(request, "messages")
+
+
+@console_route("GET", "/admin/messages/{id}", READERS, "text/html")
+async def message_console(request: Request) -> Response:
+    """The console: one order and its way through the queues."""
+    async with service.db.read() as session:
+        row, _ = await queues.find(session, message_id_of(request))
+    return console(
+        request, "message", nav="messages", id=row.id, name=row.reference or row.id[-12:]
+    )
+
+
+@page_route("GET", "/admin/find", READERS, "text/html")
+async def find_message(request: Request, query: schemas.FindQuery) -> Response:
+    """Leads to the order or the orders that a text names; where there is none, says so."""
+    sought = query.q.strip()
+    if not sought:
+        return see("/admin/messages")
+    async with service.db.read() as session:
+        kind = await queues.named_by(session, sought)
+    if kind == "id":
+        return see(f"/admin/messages/{sought.lower()}")
+    if kind is not None:
+        return see(f"/admin/messages?{urlencode({kind: sought})}")
+    return console(request, "find", nav="messages", sought=sought)
+
+
+@console_route("GET", "/admin/failures", READERS, "text/html")
+async def failures_console(request: Request) -> Response:
+    """The console: dead letters by queue and error."""
+    return console(request, "failures")
+
+
+@console_route("GET", "/admin/streams", READERS, "text/html")
+async def streams_console(request: Request) -> Response:
+    """The console: who is connected, and the processes."""
+    return console(request, "streams")
+
+
+@console_route("GET", "/admin/audit", READERS, "text/html")
+async def audit_console(request: Request) -> Response:
+    """The console: what admins did."""
+    return console(request, "audit")
+
+
+@console_route("GET", "/admin/accounts", ADMIN, "text/html")
+async def accounts_console(request: Request) -> Response:
+    """The console: who may sign in, and tickets."""
+    return console(request, "accounts")
+
+
+@console_route("GET", "/admin/stock", READERS, "text/html")
+async def stock_page(request: Request) -> Response:
+    """The console: all that is sold or counted."""
+    return console(request, "stock", "product")
+
+
+@console_route("GET", "/admin/stock/{sku}", READERS, "text/html")
+async def product_page(request: Request) -> Response:
+    """The console: one product, its stock and the ledger of it."""
+    sku = sku_of(request)
+    sold, counted = await catalogue.known(service.db, sku)
+    if not (sold or counted):
+        raise errors.NotFound
+    return console(request, "product", "stock", nav="stock", sku=sku, sold=sold, counted=counted)
+
+
+# Without SHOP there is nobody whom these pages are not for: they are not there.
+@page_route(
+    "GET",
+    "/shop",
+    SIGNED_IN,
+    "text/html",
+    optional=SETTINGS.public_stock or not SETTINGS.shop,
+    problems=[errors.NotFound, errors.BadCursor],
+)
+async def shop_window(request: Request, query: schemas.ShopQuery, who: MaybeCaller) -> Response:
+    """What is for sale, with its stock as it sells."""
+    if not SETTINGS.shop:
+        raise errors.NotFound
+    cursor = events.event_id(service.hub.epoch, service.hub.head)
+    filters = query.filters()
+    found, more = await catalogue.page(
+        service.db, filters, query.cursor, pages.DISCS_SHOWN, staff=False
+    )
+    cart = None
+    orders: list[dict[str, Any]] = []
+    if who is not None and shops(who):
+        cart = await carts.get(service.db, own_id(who))
+    async with service.db.read() as session:
+        if who is not None and who.customer is not None:
+            orders = await newest_orders(session, who.customer)
+        genres = await catalogue.genres(session, pages.GENRES_SHOWN)
+        now = await database.now(session)
+    html = pages.shop(
+        visit(request),
+        found,
+        orders,
+        cursor=cursor,
+        now=now,
+        more=more,
+        filters=filters,
+        genres=genres,
+        cart=cart,
+    )
+    return page(request, html)
+
+
+def shops(who: Principal) -> bool:
+    """Whether somebody buys for himself."""
+    return who.has(*SHOPPERS) and who.customer is not None and not who.has(*PRODUCERS)
+
+
+async def newest_orders(session: database.Session, customer: str) -> list[dict[str, Any]]:
+    found = await queues.list_messages(
+        session, None, {"customer": customer}, None, pages.ORDERS_SHOWN
+    )
+    return [moves.order_shape(moves.message_shape(row, queue)) for row, queue in found]
+
+
+@page_route(
+    "GET",
+    "/cart",
+    SHOPPERS if SETTINGS.shop else SIGNED_IN,
+    "text/html",
+    optional=not SETTINGS.shop,
+    query=schemas.PageLook,
+    problems=[errors.NotFound],
+)
+async def cart_page(request: Request, who: MaybeCaller) -> Response:
+    """What the caller means to buy, and the till."""
+    if not SETTINGS.shop or who is None:
+        raise errors.NotFound
+    cursor = events.event_id(service.hub.epoch, service.hub.head)
+    found = await carts.get(service.db, own_id(who))
+    async with service.db.read() as session:
+        now = await database.now(session)
+    return page(request, pages.cart(visit(request), found, cursor=cursor, now=now))
+
+
+@page_route("GET", "/track/{id}", ORDER_READERS, "text/html", ticket=True)
 async def track(request: Request, query: schemas.TrackQuery, who: Caller) -> Response:
     """A page that follows an order live; its link can be sent to anybody."""
     order = message_id_of(request)
@@ -2180,14 +2778,14 @@ async def track(request: Request, query: schemas.TrackQuery, who: Caller) -> Res
         log = await events.look(session)
     given = {} if query.ticket is None else {"ticket": query.ticket}
     html = pages.track(
-        language_of(request),
+        visit(request),
         shape,
         [events.history_item(log.epoch, one, staff=False) for one in rows],
         cursor=events.event_id(log.epoch, log.head),
         stream=f"{API}/events?{urlencode({'topic': f'order:{order}', **given})}",
-        query=given,
+        now=wall(),
     )
-    return page(html, headers=SECRETIVE)
+    return page(request, html, headers=SECRETIVE)
 
 
 class Files(StaticFiles):
@@ -2201,7 +2799,7 @@ class Files(StaticFiles):
         return answer
 
 
-api.mount("/static", Files(directory=STATIC), name="static")
+api.mount("/static", GZipMiddleware(Files(directory=STATIC), compresslevel=6), name="static")
 
 
 # --- the layers around it all ---------------------------------------------------------

@@ -192,6 +192,37 @@ class QueueCount(Model):
         table = "queue_counts"
 
 
+class QueueRate(Model):
+    """What happened in a queue in one stretch of time: a fold of the event log.
+
+    Minutes are kept for a day, half hours for a week. The key is (queue_id, span, at);
+    Tortoise knows keys of one column only.
+    """
+
+    queue_id = fields.IntField(primary_key=True, generated=False)
+    span = fields.SmallIntField()  # seconds: 60 or 1800
+    at = fields.BigIntField()  # when the stretch begins: a multiple of its length
+    entered = fields.BigIntField(default=0)  # posted, forwarded into it, retried, redriven
+    claimed = fields.BigIntField(default=0)
+    returned = fields.BigIntField(default=0)  # to pending: nacked, released, lease lost
+    done = fields.BigIntField(default=0)  # completed, or forwarded to another queue
+    failed = fields.BigIntField(default=0)
+    dropped = fields.BigIntField(default=0)  # cancelled, expired
+
+    class Meta:  # pyright: ignore[reportIncompatibleVariableOverride]
+        table = "queue_rates"
+
+
+class RatesMark(Model):
+    """One row: how far the log was folded into `queue_rates`."""
+
+    id = fields.SmallIntField(primary_key=True, generated=False)  # always 1
+    seq = fields.BigIntField()  # up to here every event is counted, none beyond
+
+    class Meta:  # pyright: ignore[reportIncompatibleVariableOverride]
+        table = "rates_mark"
+
+
 class Product(Model):
     """What is for sale, at which price and from when. Its stock is a row of its own."""
 
@@ -265,6 +296,30 @@ class Favourite(Model):
         table = "favourites"
 
 
+class Cart(Model):
+    """What a customer means to buy. Its row is the lock of its lines."""
+
+    customer = fields.CharField(max_length=64, primary_key=True)
+    version = fields.BigIntField()  # +1 per change, and when it is bought; the ETag
+    updated_at = fields.BigIntField()
+
+    class Meta:  # pyright: ignore[reportIncompatibleVariableOverride]
+        table = "carts"
+
+
+class CartItem(Model):
+    """A line of a cart. Its price is the catalogue's, and not kept."""
+
+    id = fields.CharField(max_length=140, primary_key=True)  # "<customer> <sku>"
+    customer = fields.CharField(max_length=64)
+    sku = fields.CharField(max_length=64)
+    quantity = fields.IntField()
+    added_at = fields.BigIntField()  # its place in the cart; another quantity keeps it
+
+    class Meta:  # pyright: ignore[reportIncompatibleVariableOverride]
+        table = "cart_items"
+
+
 class Customer(Model):
     """Personal data lives here alone; everything else holds the id."""
 
@@ -296,6 +351,26 @@ class CustomerCount(Model):
         table = "customer_counts"
 
 
+class Process(Model):
+    """A process of the service. It renews its row; one that does not is gone."""
+
+    id = fields.CharField(max_length=16, primary_key=True)  # new at each start
+    host = fields.CharField(max_length=253)
+    pid = fields.IntField()
+    started_at = fields.BigIntField()
+    seen_at = fields.BigIntField()  # of the last renewal; what follows is as of then
+    streams = fields.IntField()  # that are open
+    head = fields.CharField(max_length=40)  # id of the last event that it has shown
+    lag = fields.BigIntField()  # how far that was behind the log's head
+    wanted = fields.TextField(default="{}")  # JSON: which streams somebody wants to see
+    told = fields.TextField(default="")  # which of those wishes stand in the listing
+    listing = fields.TextField(null=True)  # JSON, those streams; null: nobody wants any
+    asked = fields.TextField(default="{}")  # JSON: streams to be ended, and what came of it
+
+    class Meta:  # pyright: ignore[reportIncompatibleVariableOverride]
+        table = "processes"
+
+
 class Account(Model):
     """Who may sign in."""
 
@@ -323,3 +398,21 @@ class Revocation(Model):
 
     class Meta:  # pyright: ignore[reportIncompatibleVariableOverride]
         table = "revocations"
+
+
+class Action(Model):
+    """What an admin did. Committed before it happens; `status` and `code` come after it."""
+
+    id = fields.UUIDField(primary_key=True)
+    at = fields.BigIntField()
+    account = fields.CharField(max_length=64)  # who
+    action = fields.CharField(max_length=64)  # the verb: pause_queue
+    target = fields.CharField(max_length=128, null=True)  # queue, message, SKU, username, …
+    detail = fields.TextField(null=True)  # JSON of what was sent, without secrets
+    status = fields.SmallIntField(null=True)  # of the answer; null: under way, or not known
+    code = fields.CharField(max_length=64, null=True)  # of the problem; null: it was done
+    request_id = fields.CharField(max_length=36)
+    address = fields.CharField(max_length=64)
+
+    class Meta:  # pyright: ignore[reportIncompatibleVariableOverride]
+        table = "actions"

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 from pydantic_core import from_json, to_json
 
+from carts import Cart
 from catalogue import Terms
 from errors import (
     CustomerInactive,
@@ -144,7 +145,7 @@ class KnownKey:
 
 
 class Held(Exception):
-    """The row is locked by another process: the command goes into the next batch."""
+    """A row is locked by somebody else: the command goes into the next batch."""
 
 
 class QueueUnknown(NotFound):
@@ -164,6 +165,8 @@ class Desk:
     shelf: Shelf = field(default_factory=Shelf)
     terms: Mapping[str, Terms] = field(default_factory=dict)  # of sale, by SKU
     inactive: frozenset[str] = frozenset()  # customers who place no orders
+    carts: dict[str, Cart] = field(default_factory=dict)  # of those who check out, locked
+    held_carts: frozenset[str] = frozenset()  # customers whose cart somebody else holds
     candidates: dict[int, list[str]] = field(default_factory=dict)  # queue id → ids to claim
     # what was decided
     new: dict[str, Message] = field(default_factory=dict)
@@ -193,6 +196,11 @@ class Desk:
             return self.rows[message_id]
         except KeyError:
             raise NotFound("There is no such message.") from None
+
+    def cart(self, customer: str) -> Cart:
+        if customer in self.held_carts:
+            raise Held(customer)
+        return self.carts.get(customer) or Cart(customer, 0, [])
 
     @property
     def wrote(self) -> bool:
@@ -687,6 +695,54 @@ class PlaceOrder(Enqueue):
 
     def _expiry(self, now: int) -> int | None:
         return now + self.ttl_seconds * 1000 if self.ttl_seconds else None
+
+
+@dataclass(slots=True)
+class Checkout(PlaceOrder):
+    """A cart as one purchase, and its lines out of it, in one transaction.
+
+    What is bought is what lies in the cart under its lock; `if_match` says which version of
+    it the caller has seen. The key stands for the call and not for the lines: when it comes
+    again they are gone.
+    """
+
+    verb: ClassVar[str] = "checkout"
+
+    if_match: int | None = None
+
+    @classmethod
+    def of(cls, customer: str, reference: str | None, **more: Any) -> "Checkout":
+        bare = Purchase.model_construct(customer=customer, items=[], reference=reference)
+        return cls(purchase=bare, **more)
+
+    def __post_init__(self) -> None:
+        PlaceOrder.__post_init__(self)
+        if self.key is not None:
+            self.fingerprint = fingerprint_of({"checkout": self.fingerprint})
+
+    @property
+    def size(self) -> int:
+        return 12_000  # of a full cart; what lies in it is not known yet
+
+    def skus(self, desk: Desk) -> Iterable[str]:
+        cart = desk.carts.get(self.purchase.customer)
+        return [] if cart is None else [sku for sku, _ in cart.lines]
+
+    def decide(self, desk: Desk) -> Posted:
+        posted = PlaceOrder.decide(self, desk)
+        if not posted.replayed:
+            desk.carts[self.purchase.customer].buy()
+        return posted
+
+    def _check(self, desk: Desk) -> None:
+        cart = desk.cart(self.purchase.customer)
+        if self.if_match is not None and cart.version != self.if_match:
+            raise VersionMismatch
+        if not cart.lines:
+            raise Invalid("The cart is empty.")
+        lines = [Item(sku=sku, quantity=quantity) for sku, quantity in cart.lines]
+        self.purchase = self.purchase.model_copy(update={"items": lines})
+        PlaceOrder._check(self, desk)
 
 
 @dataclass(slots=True)
@@ -1211,7 +1267,7 @@ def run(desk: Desk, command: Command) -> Outcome:
     """The answer of a command, or the Problem it ran into.
 
     Raises:
-        Held: its row is locked by another process.
+        Held: a row of its is locked by somebody else.
     """
     try:
         return command.decide(desk)

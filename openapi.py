@@ -19,10 +19,12 @@ TAGS = {
     "Queues": "Named queues, their settings and exact counts.",
     "Messages": "Post purchases; take them under a lease; settle them.",
     "Orders": "Purchases as their customers see them.",
+    "Cart": "What a customer means to buy, wherever he signs in.",
     "Products": "What is for sale, and how many of it there are.",
     "Customers": "The directory of who buys, and what they keep an eye on.",
     "Events": "Every change, live and from the log.",
     "Operations": "For those who run the service.",
+    "Pages": "What people look at in a browser.",
 }
 PATHS: dict[str, dict[str, Any]] = {
     "id": {"format": "uuid", "examples": [schemas.EXAMPLE_ID]},
@@ -30,6 +32,7 @@ PATHS: dict[str, dict[str, Any]] = {
     "sku": {"pattern": schemas.SKU, "examples": ["disc-001"]},
     "customer": {"pattern": schemas.SKU, "examples": ["c-7"]},
     "username": {"pattern": schemas.USERNAME, "examples": ["shop"]},
+    "stream": {"pattern": schemas.STREAM_ID, "examples": ["5d0c2f9a1b-17"]},
 }
 HEADERS = {
     "If-Match": 'The version it must have, as in its ETag: `"3"`.',
@@ -200,7 +203,7 @@ def _request(one: Operation) -> dict[str, Any]:
 
 def _responses(one: Operation) -> dict[str, Any]:
     made: dict[str, Any] = {str(one.status): _success(one)}
-    if one.verb in ("enqueue", "place_order"):
+    if one.verb in ("enqueue", "place_order", "check_out"):
         made["200"] = {**_success(one), "description": "Made by an earlier call with this key."}
     if one.verb in ("cancel_message", "cancel_order"):
         made["202"] = {**_success(one), "description": "Asked; its worker ends it."}
@@ -213,17 +216,19 @@ def _responses(one: Operation) -> dict[str, Any]:
         content: dict[str, Any] = {
             "application/problem+json": {"schema": _reference(schemas.Problem)}
         }
-        if one.answer == "text/html":
+        if one.tag == "Pages":
             content["text/html"] = {}  # whoever opened a page is told by a page
         made[str(status)] = {"description": ", ".join(sorted(codes)), "content": content}
+    if one.tag == "Pages" and one.status != 303:
+        made["303"] = {"description": "Another page: to sign in, or what was looked for."}
     if one.verb == "ready":
         made["503"] = {**_success(one), "description": "It cannot serve now."}
     return made
 
 
 def _success(one: Operation) -> dict[str, Any]:
-    if one.status == 204:
-        return {"description": "Done."}
+    if one.status in (204, 303):
+        return {"description": one.summary if one.status == 303 else "Done."}
     if one.answer == STREAM:
         return {"description": one.summary, "content": {STREAM: {"schema": _blocks()}}}
     if isinstance(one.answer, str):

@@ -1,23 +1,26 @@
 """The pages as HTML: what the templates are given, and how they are filled.
 
 Everything is escaped by Jinja; no page has an inline script or style. A page says in its
-markup what a script needs, so it is whole without one.
+markup what a script needs: its words in `<template id="words">`, the rest in attributes.
 """
 
+import functools
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import instants
+import texts
 from texts import TEXTS
 
 STEPS_SHOWN = 12
 HISTORY_SHOWN = 100
-SCRIPTED = ("status.", "about.", "place.", "event.", "line.")  # the words that track.js needs
 
 templates = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"),
@@ -26,6 +29,61 @@ templates = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """Who looks at a page, in which language, under which address."""
+
+    language: str
+    query: Sequence[tuple[str, str]] = ()  # of the address, repeated by the links to a language
+    account: str | None = None  # None: nobody is signed in
+    customer: str | None = None  # whose orders are his own
+    admin: bool = False  # may act
+    reader: bool = False  # may look at the console
+    shop: bool = False  # there is a shop window
+
+    def in_language(self, tag: str) -> str:
+        """The address of this page in another language."""
+        kept = [(name, value) for name, value in self.query if name != "lang"]
+        return f"?{urlencode([*kept, ('lang', tag)])}"
+
+
+def render(visit: Visit, template: str, *areas: str, **context: Any) -> str:
+    """A page; `areas` are the words that its script needs besides those of all pages."""
+    return templates.get_template(template).render(
+        visit=visit,
+        language=visit.language,
+        languages=TEXTS,
+        words=TEXTS[visit.language],
+        say=functools.partial(texts.say, visit.language),
+        clock=functools.partial(clock, visit.language),
+        scripted=texts.words_of(visit.language, *areas),
+        **context,
+    )
+
+
+def clock(language: str, stamp: str) -> str:
+    """A time for people without scripts; with one it is shown in their own zone."""
+    instant = datetime.fromtimestamp(instants.parse(stamp) // 1000, UTC)
+    return instant.strftime(TEXTS[language]["time"])
+
+
+def console(visit: Visit, section: str, *areas: str, **context: Any) -> str:
+    """A page of the console: `templates/<section>.html` with the words of that area."""
+    return render(visit, f"{section}.html", section, *areas, section=section, **context)
+
+
+def login(visit: Visit, target: str, *, registration: bool, **context: Any) -> str:
+    """The page to sign in, and where registration is open to register.
+
+    `context`: `wrong`, the key of what was wrong with the sign-in or the registration, and
+    `username`, what was typed.
+    """
+    return render(visit, "login.html", "login", target=target, registration=registration, **context)
+
+
+# --- the page of an order -------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,63 +117,222 @@ def filled(text: str, queue: str, previous: str | None = None) -> str:
     return text.replace("{queue}", queue).replace("{previous}", previous or queue)
 
 
-def place(words: Mapping[str, str], order: Mapping[str, Any]) -> str:
+def place(language: str, order: Mapping[str, Any]) -> str:
     """Where it stands in the line and how long that may take; empty while it has no place."""
     if order["position"] is None:
         return ""
+    words = TEXTS[language]
     exact, seconds = order["position_exact"], order["eta_seconds"]
     text = words["place.exact" if exact else "place.beyond"]
     if exact and seconds is not None:
-        text += words["place.time"].replace("{minutes}", str(-(-seconds // 60)))
-    return text.replace("{place}", str(order["position"]))
+        text += words["place.time"].replace("{time}", wait(language, seconds))
+    return text.replace("{place}", texts.number(language, order["position"]))
 
 
-def clock(words: Mapping[str, str], stamp: str) -> str:
-    """A time for people without scripts; with one it is shown in their own zone."""
-    return datetime.fromtimestamp(instants.parse(stamp) // 1000, UTC).strftime(words["time"])
+def wait(language: str, seconds: int) -> str:
+    """How long something may take, rounded up: minutes, from an hour and a half on hours."""
+    minutes = -(-seconds // 60)
+    if minutes < 90:
+        return texts.say(language, "unit.minutes", n=minutes)
+    return texts.say(language, "unit.hours", n=-(-minutes // 60))
 
 
 def track(
-    language: str,
+    visit: Visit,
     order: Mapping[str, Any],
     history: Sequence[Mapping[str, Any]],
     *,
     cursor: str,
     stream: str,
-    query: Mapping[str, str],
+    now: int,
 ) -> str:
-    """The page of one order as of `cursor`, an event's id.
+    """The page of one order as of `cursor`, an event's id; `stream` goes on from there.
 
-    `stream` is the address that goes on from there, `query` what a link to the same page
-    in another language must repeat.
+    `now` (ms) sets the clock that its script tells the age of changes by.
     """
-    words = TEXTS[language]
-    return templates.get_template("track.html").render(
-        language=language,
-        languages=TEXTS,
-        words=words,
-        scripted={key: text for key, text in words.items() if key.startswith(SCRIPTED)},
+    words = TEXTS[visit.language]
+    return render(
+        visit,
+        "track.html",
+        "track",
         order=order,
         about=filled(words[f"about.{order['status']}"], order["queue"]),
-        place=place(words, order),
+        over=order["status"] == "completed",
+        place=place(visit.language, order),
         steps=steps(history, order),
         history=[(item["time"], sentence(words, item)) for item in reversed(history)],
-        clock=lambda stamp: clock(words, stamp),
         cursor=cursor,
         stream=stream,
-        query=query,
+        now=instants.stamp(now),
+        number=functools.partial(texts.number, visit.language),
+        money=functools.partial(amount, visit.language, order["currency"]),
         steps_shown=STEPS_SHOWN,
         history_shown=HISTORY_SHOWN,
     )
 
 
-def problem(language: str, kind: str) -> str:
+# --- the shop -------------------------------------------------------------------------
+
+DISCS_SHOWN = 24  # a page of the window
+ORDERS_SHOWN = 8
+GENRES_SHOWN = 60
+FILTERS = ("q", "artist", "genre", "year_min", "year_max", "in_stock")
+LOW = 5  # from here on it says how few are left
+TONES, MOTIFS = 12, 8  # of shop.css and of templates/sleeves.html
+
+
+@dataclass(frozen=True, slots=True)
+class Sleeve:
+    """How the picture of a disc is made: the same for the same SKU."""
+
+    tone: int
+    motif: int
+    turn: int  # degrees
+
+    @classmethod
+    def of(cls, sku: str) -> "Sleeve":
+        mark = zlib.crc32(sku.encode())
+        return cls(mark % TONES, mark // TONES % MOTIFS, mark // (TONES * MOTIFS) % 4 * 90)
+
+
+@dataclass(frozen=True, slots=True)
+class Disc:
+    """A product in the shop window. `state`: soon, out, low, plenty or uncounted."""
+
+    sku: str
+    name: str
+    artist: str | None
+    genre: str | None
+    year: int | None
+    price: str
+    opens: str | None  # on sale from then on, while that is ahead
+    available: int | None
+    version: int  # of the stock; 0: not counted
+    state: str
+    most: int | None  # that one may buy at once
+    sleeve: Sleeve
+
+    @classmethod
+    def of(cls, language: str, product: Mapping[str, Any], now: int) -> "Disc":
+        about, stock, opens = product["attributes"], product["stock"], product["available_from"]
+        soon = opens is not None and instants.parse(opens) > now
+        available = None if stock is None else stock["available"]
+        return cls(
+            sku=product["sku"],
+            name=product["name"],
+            artist=_text(about.get("artist")),
+            genre=_text(about.get("genre")),
+            year=about["release_year"] if type(about.get("release_year")) is int else None,
+            price=amount(language, product["currency"], product["price_cents"]),
+            opens=opens if soon else None,
+            available=available,
+            version=0 if stock is None else stock["version"],
+            state="soon" if soon else stock_state(available),
+            most=product["max_per_order"],
+            sleeve=Sleeve.of(product["sku"]),
+        )
+
+
+def _text(value: Any) -> str | None:
+    """An attribute may be anything; shown is a text that is not too long."""
+    return value[:200] if isinstance(value, str) and value.strip() else None
+
+
+def stock_state(available: int | None) -> str:
+    if available is None:
+        return "uncounted"
+    if available == 0:
+        return "out"
+    return "low" if available <= LOW else "plenty"
+
+
+def shop(
+    visit: Visit,
+    products: Sequence[Mapping[str, Any]],
+    orders: Sequence[Mapping[str, Any]],
+    *,
+    filters: Mapping[str, Any],
+    cursor: str,
+    now: int,
+    more: str | None,
+    **context: Any,
+) -> str:
+    """The shop window as of `cursor`, an event's id, and `now` (ms); `more`: of the next page.
+
+    `context`: `genres`, `cart` (a `Cart`; None for whoever has none).
+    """
+    kept = [(name, value) for name, value in visit.query if name not in ("cursor", "lang")]
+    return render(
+        visit,
+        "shop.html",
+        "shop",
+        "track",
+        section="shop",
+        filtered=bool(filters),
+        filters={name: filters.get(name, "") for name in FILTERS},
+        discs=[Disc.of(visit.language, one, now) for one in products],
+        orders=orders,
+        cursor=cursor,
+        now=instants.stamp(now),
+        more=None if more is None else f"/shop?{urlencode([*kept, ('cursor', more)])}",
+        stay=f"/login?{urlencode({'next': f'/shop?{urlencode(kept)}' if kept else '/shop'})}",
+        low=LOW,
+        orders_shown=ORDERS_SHOWN,
+        money=functools.partial(texts.money, visit.language),
+        number=functools.partial(texts.number, visit.language),
+        **context,
+    )
+
+
+def cart(visit: Visit, shape: Mapping[str, Any], *, cursor: str, now: int) -> str:
+    """The page of a cart as of `cursor`, an event's id, and `now` (ms)."""
+    return render(
+        visit,
+        "cart.html",
+        "shop",
+        section="cart",
+        cart=shape,
+        sleeves={line["sku"]: Sleeve.of(line["sku"]) for line in shape["items"]},
+        cursor=cursor,
+        now=instants.stamp(now),
+        low=LOW,
+        money=functools.partial(amount, visit.language),
+        number=functools.partial(texts.number, visit.language),
+        problem=functools.partial(line_problem, visit.language),
+    )
+
+
+def line_problem(language: str, line: Mapping[str, Any]) -> str:
+    """Why a line of a cart cannot be bought, in words; empty if it can."""
+    kind = line["problem"]
+    if kind is None:
+        return ""
+    if kind == "out_of_stock":
+        left = line["available"]
+        return texts.say(language, "cart.too_few", n=left) if left else TEXTS[language]["left.out"]
+    if kind == "max_per_order":
+        most = line["max_per_order"]
+        return (
+            texts.say(language, "cart.too_many", n=most)
+            if most
+            else TEXTS[language]["cart.too_dear"]
+        )
+    if kind == "not_on_sale":
+        return texts.say(language, "shop.from", time=clock(language, line["available_from"]))
+    return TEXTS[language][f"cart.{kind}"]
+
+
+def amount(language: str, currency: str, cents: int | None) -> str:
+    return "–" if cents is None else texts.money(language, cents, currency)
+
+
+def problem(visit: Visit, kind: str) -> str:
     """The page that says no; `kind` is a code of the catalogue, or one of the pages' own."""
-    words = TEXTS[language]
+    words = TEXTS[visit.language]
     known = kind if f"problem.{kind}" in words else "other"
-    return templates.get_template("problem.html").render(
-        language=language,
-        words=words,
+    return render(
+        visit,
+        "problem.html",
         title=words[f"problem.{known}.title"],
         text=words[f"problem.{known}"],
     )

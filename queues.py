@@ -9,7 +9,7 @@ import json
 import uuid
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 from pydantic_core import to_json
 
@@ -34,7 +34,7 @@ from moves import (
     QueueFacts,
     Registry,
 )
-from schemas import make_cursor, read_cursor
+from schemas import ORDER_ID, make_cursor, read_cursor
 
 PROTECTED = "orders"
 
@@ -380,7 +380,7 @@ async def create(database: Database, name: str, settings: Mapping[str, Any], act
     async with database.transaction() as session:
         taken = await events.take_for_queues(session)
         if await Queue.exists(using_db=session.orm, name=name, deleted_at=None):
-            raise QueueExists(f"There is a queue '{name}'.")
+            raise QueueExists.at(f"There is a queue '{name}'.", pointer="#/name")
         row = await Queue.create(
             using_db=session.orm, name=name, **settings, created_at=taken.at, updated_at=taken.at
         )
@@ -650,6 +650,10 @@ class Filter:
         elif name == "sku":
             line = "SELECT 1 FROM json_each(m.items) i WHERE json_extract(i.value, '$.sku') = {}"
             self.add(f"EXISTS ({line})", value)
+        elif name == "error" and not value:
+            self.conditions.append("m.last_error IS NULL")
+        elif name == "error":
+            self.add(f"m.last_error{_BYTEWISE[self.dialect]} = {{}}", value)
         elif name == "error_contains":
             self.add(
                 "strpos(m.last_error, {}) > 0" if postgres else "instr(m.last_error, {}) > 0", value
@@ -664,6 +668,30 @@ class Filter:
 
 
 PREFIXED = ", ".join(f"m.{_quoted(name)}" for name in NAMES)
+NEWEST = "FROM messages m WHERE {where} ORDER BY m.id DESC LIMIT {stop}"
+EACH_QUEUE = {
+    Dialect.POSTGRES: f"SELECT n.id FROM queues o CROSS JOIN LATERAL (SELECT m.id {NEWEST}) AS n",
+    Dialect.SQLITE: f"SELECT n.id FROM queues o JOIN messages n ON n.id IN (SELECT m.id {NEWEST})",
+}
+
+
+def _stretches(
+    chosen: Filter, queue_id: int | None, filters: Mapping[str, Any], stop: str
+) -> list[str]:
+    """Conditions that each name a stretch of an index; together they are all that is meant."""
+    status = filters.get("status")
+    if queue_id is not None:
+        here = f"m.queue_id = {chosen.mark(queue_id)}"
+        wanted = [str(status)] if status else STATUSES
+        return [f"{here} AND m.status = '{name}'" for name in wanted]
+    if status is None:
+        return ["true"]
+    here = f"m.status = {chosen.mark(str(status))}"
+    if filters.keys() & {"customer", "reference"}:
+        return [here]
+    where = f"m.queue_id = o.id AND {here} AND {chosen.where}"
+    each = EACH_QUEUE[chosen.dialect].format(where=where, stop=stop)
+    return [f"m.id IN ({each} ORDER BY n.id DESC LIMIT {stop})"]
 
 
 async def list_messages(
@@ -675,24 +703,18 @@ async def list_messages(
 ) -> list[tuple[Message, str]]:
     """Messages with the names of their queues, newest first.
 
-    In one queue each status is read from its own stretch of an index, so that a page costs
-    the same at five messages or five million.
+    In one queue each status is read from its own stretch of an index, and a status of all
+    queues from its stretch in each, so that a page costs the same at five messages or five
+    million.
     """
     chosen = Filter(session.dialect).apply({k: v for k, v in filters.items() if k != "status"})
     if before is not None:
         chosen.add("m.id < {}", before)
-    status = filters.get("status")
-    if queue_id is None:
-        stretches = [f"m.status = {chosen.mark(str(status))}"] if status else ["true"]
-    else:
-        here = f"m.queue_id = {chosen.mark(queue_id)}"
-        wanted = [str(status)] if status else STATUSES
-        stretches = [f"{here} AND m.status = '{name}'" for name in wanted]
     stop = chosen.mark(limit)
     parts = [
-        f"SELECT * FROM (SELECT {PREFIXED} FROM messages m WHERE {stretch} AND {chosen.where}"
-        f" ORDER BY m.id DESC LIMIT {stop}) AS s"
-        for stretch in stretches
+        f"SELECT * FROM (SELECT {PREFIXED}"
+        f" {NEWEST.format(where=f'{stretch} AND {chosen.where}', stop=stop)}) AS s"
+        for stretch in _stretches(chosen, queue_id, filters, stop)
     ]
     sql = (
         f"SELECT a.*, q.name AS queue_name FROM ({' UNION ALL '.join(parts)}) AS a"
@@ -724,6 +746,17 @@ async def find(session: Session, message_id: str) -> tuple[Message, str]:
     return found
 
 
+async def named_by(session: Session, text: str) -> Literal["id", "reference", "customer"] | None:
+    """What of an order a text is; None: of none. Read from indexes alone."""
+    if ORDER_ID.fullmatch(text.lower()) and await find_or_none(session, text.lower()):
+        return "id"
+    for column in ("reference", "customer"):
+        rows = await session.fetch(f"SELECT id FROM messages WHERE {column} = $1 LIMIT 1", text)
+        if rows:
+            return column
+    return None
+
+
 async def customers_of(session: Session, ids: Sequence[str]) -> dict[str, str]:
     """Order id → customer, for those that exist."""
     wanted = "= ANY($1::uuid[])"
@@ -736,15 +769,17 @@ async def customers_of(session: Session, ids: Sequence[str]) -> dict[str, str]:
 
 async def failures(session: Session, queue_id: int) -> list[dict[str, Any]]:
     """The dead letters of a queue by error, most first; at most 200 errors."""
+    # In the order of the index `messages_failed`, from which alone this is answered.
+    error = f"last_error{_BYTEWISE[session.dialect]}"
     rows = await session.fetch(
-        "SELECT last_error, count(*) AS n, min(finished_at) AS oldest, max(finished_at) AS newest,"
-        " max(CAST(id AS TEXT)) AS example FROM messages WHERE queue_id = $1"
-        " AND status = 'failed' GROUP BY last_error ORDER BY n DESC, last_error LIMIT 200",
+        f"SELECT {error} AS error, count(*) AS n, min(finished_at) AS oldest,"
+        " max(finished_at) AS newest, max(CAST(id AS TEXT)) AS example FROM messages"
+        f" WHERE queue_id = $1 AND status = 'failed' GROUP BY {error} ORDER BY n DESC, 1 LIMIT 200",
         queue_id,
     )
     return [
         {
-            "error": row["last_error"] or "",
+            "error": row["error"] or "",
             "count": row["n"],
             "oldest": stamp(row["oldest"]),
             "newest": stamp(row["newest"]),

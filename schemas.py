@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -44,6 +44,7 @@ SKU = r"^[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}$"
 QUEUE_NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 USERNAME = r"^[a-z0-9][a-z0-9._@-]{0,63}$"
 CURRENCY = r"^[A-Z]{3}$"
+STREAM_ID = r"^[0-9a-f]{10}-[1-9][0-9]{0,15}$"
 EVENT_ID = r"^[A-Za-z0-9_]{1,16}-(0|[1-9][0-9]{0,15})$"
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -117,6 +118,11 @@ Instant = Annotated[
 Text = Annotated[str, Field(strict=True), AfterValidator(_clean)]
 Label = Annotated[Text, Field(min_length=1, max_length=64)]
 ErrorText = Annotated[Text, Field(min_length=1, max_length=2048), _bytes_at_most(2048)]
+ExactError = Annotated[
+    Text,
+    Field(max_length=2048, description="The whole text; empty: without an error."),
+    _bytes_at_most(2048),
+]
 CustomerId = Annotated[str, Field(strict=True, pattern=SKU, examples=["c-7"])]
 Sku = Annotated[str, Field(strict=True, pattern=SKU, examples=["disc-001"])]
 QueueName = Annotated[str, Field(strict=True, pattern=QUEUE_NAME, examples=["payments"])]
@@ -143,6 +149,7 @@ class Body(BaseModel):
     """A body: unknown fields are refused, `null` means left out."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    personal: ClassVar[bool] = False  # no value of it is written down anywhere else
 
 
 def example(**fields: Any) -> ConfigDict:
@@ -247,6 +254,22 @@ class OrderIn(Body):
     def purchase(self, customer: str) -> Purchase:
         items = [Item(sku=one.sku, quantity=one.quantity) for one in self.items]
         return Purchase(customer=customer, items=items, reference=self.reference)
+
+
+class CartQuantity(Body):
+    """How many of a product shall lie in the cart."""
+
+    model_config = example(quantity=2)
+
+    quantity: Annotated[int, whole(1, 10_000)]
+
+
+class CheckoutIn(Body):
+    """What goes with the purchase of a cart."""
+
+    model_config = example(reference="1042")
+
+    reference: Label | None = Field(default=None, description="The shop's own number.")
 
 
 class Claim(Body):
@@ -383,6 +406,7 @@ class QueueIn(QueueSettings):
 class Redrive(Body):
     model_config = example(error_contains="timed out", limit=100, dry_run=True)
 
+    error: ExactError | None = None
     error_contains: ErrorText | None = None
     customer: CustomerId | None = None
     sku: Sku | None = None
@@ -555,6 +579,7 @@ class CustomerIn(Body):
         birth_date="1981-11-21",
         tags=["jazz", "vinyl"],
     )
+    personal = True
 
     nickname: Label | None = None
     name: Annotated[Text, Field(min_length=1, max_length=200)] | None = None
@@ -571,8 +596,29 @@ class Register(Body):
     email: Email | None = None
 
 
+Target = Annotated[Text, Field(max_length=8_192)]  # the page that somebody came from
+
+
+class PageSignIn(SignIn):
+    """The form of `/login`."""
+
+    next: Target = "/"
+
+
+class PageRegister(Register):
+    """The form of `/register`: a field that is left empty is left out."""
+
+    next: Target = "/"
+
+    @field_validator("email", mode="before")
+    @classmethod
+    def _left_empty(cls, value: Any) -> Any:
+        return value or None
+
+
 class PasswordChange(Body):
     model_config = example(current="a-long-password", new="a-longer-password")
+    personal = True
 
     current: Annotated[Text, Field(max_length=1024)]
     new: Password
@@ -645,6 +691,7 @@ class MessagesQuery(PageQuery):
     group: Label | None = None
     sku: Sku | None = None
     reference: Label | None = None
+    error: ExactError | None = None
     error_contains: ErrorText | None = None
     created_after: Instant | None = None
     created_before: Instant | None = None
@@ -690,6 +737,15 @@ class ProductsQuery(PageQuery):
         return self.model_dump(exclude={"cursor", "limit", "ticket"}, exclude_none=True)
 
 
+class StockQuery(PageQuery):
+    q: Phrase | None = Field(default=None, description="A part of the SKU, the name or the artist.")
+    state: Literal["in_stock", "low", "out", "uncounted"] | None = None
+
+
+class MovementsQuery(PageQuery):
+    sort: Literal["oldest", "newest"] = "oldest"
+
+
 class CustomersQuery(PageQuery):
     q: Phrase | None = Field(default=None, description="A part of the nickname, the name or a tag.")
     tag: Tag | None = None
@@ -703,6 +759,25 @@ class CustomersQuery(PageQuery):
 
 class CustomersCountQuery(Query):
     active: Annotated[bool, BeforeValidator(_flag)] | None = None
+
+
+class AccountsQuery(PageQuery):
+    prefix: Annotated[str, Field(pattern=r"^[a-z0-9._@-]{0,64}$")] = ""
+
+
+class ActionsQuery(PageQuery):
+    account: Username | None = None
+    action: Annotated[str, Field(pattern=r"^[a-z_]{1,64}$", examples=["pause_queue"])] | None = None
+    target: Annotated[Text, Field(min_length=1, max_length=128)] | None = None
+    after: Instant | None = None
+    before: Instant | None = None
+
+    def filters(self) -> dict[str, Any]:
+        return self.model_dump(exclude={"cursor", "limit"}, exclude_none=True)
+
+
+class StatsQuery(Query):
+    span: Literal["1h", "24h", "7d"] = "1h"
 
 
 class DeleteQueueQuery(Query):
@@ -746,12 +821,66 @@ class HistoryQuery(Query):
     ticket: Annotated[str, Field(max_length=16_384)] | None = None
 
 
+class StreamsQuery(PageQuery):
+    """`topic` may repeat: streams that follow any of them."""
+
+    topic: Annotated[list[Topic], Field(max_length=64)] = Field(default_factory=list)
+    account: Username | None = None
+    sort: Literal["newest", "lag"] = "newest"
+
+    def filters(self) -> dict[str, Any]:
+        return self.model_dump(exclude={"cursor", "limit"}, exclude_none=True)
+
+
 class TicketQuery(Query):
     ticket: Annotated[str, Field(max_length=16_384)] | None = None
 
 
-class TrackQuery(TicketQuery):
+class PageLook(Query):
+    """What every page takes: its language."""
+
     lang: Literal["en", "pt-BR"] | None = None
+
+
+class LoginQuery(PageLook):
+    next: Annotated[str, Field(max_length=8_192)] = "/"
+
+
+class ConsoleQuery(PageLook):
+    """What the scripts of a page keep in its address is theirs."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class FindQuery(ConsoleQuery):
+    q: Annotated[Text, Field(max_length=200)] = ""
+
+
+class TrackQuery(TicketQuery, PageLook):
+    pass
+
+
+def _filled(value: Any) -> Any:
+    """A form sends its empty fields too."""
+    return None if value == "" else value
+
+
+Asked = Annotated[T | None, BeforeValidator(_filled)]
+
+
+class ShopQuery(PageLook):
+    """What the shop window shows."""
+
+    q: Asked[Phrase] = None
+    artist: Asked[Phrase] = None
+    genre: Asked[Phrase] = None
+    year_min: Asked[Year] = None
+    year_max: Asked[Year] = None
+    in_stock: Asked[Annotated[bool, BeforeValidator(_flag)]] = None
+    cursor: Cursor | None = None
+
+    def filters(self) -> dict[str, Any]:
+        return self.model_dump(exclude={"cursor", "lang"}, exclude_none=True)
 
 
 class TicketPageQuery(PageQuery):
@@ -900,6 +1029,34 @@ class OrderPosted(Order):
     tracking: Tracking
 
 
+CartProblem = Literal["gone", "other_currency", "not_on_sale", "max_per_order", "out_of_stock"]
+
+
+class CartItem(BaseModel):
+    """A line at the catalogue's price of now; null for what is not sold any more."""
+
+    sku: str
+    name: str | None
+    quantity: int
+    price_cents: int | None
+    amount_cents: int | None
+    currency: str | None
+    available: int | None = Field(description="Null where it is not counted.")
+    available_from: str | None
+    max_per_order: int | None
+    problem: CartProblem | None = Field(description="Why it cannot be bought now.")
+
+
+class Cart(BaseModel):
+    """What a customer means to buy. `version` is 0 until something was put into it."""
+
+    items: list[CartItem]
+    total_cents: int = Field(description="Of the lines that have an amount in `currency`.")
+    currency: str | None
+    version: int
+    updated_at: str | None
+
+
 class Settled(BaseModel):
     """The answer to ack, nack and release."""
 
@@ -1015,6 +1172,38 @@ class Failures(BaseModel):
     items: list[Failure]
 
 
+class Series(BaseModel):
+    """How much happened in each step, oldest first; the last one is not over yet."""
+
+    entered: list[int] = Field(description="Posted, forwarded into it, retried, redriven.")
+    claimed: list[int]
+    returned: list[int] = Field(description="To pending: nacked, released, lease lost.")
+    done: list[int] = Field(description="Completed, or forwarded to another queue.")
+    failed: list[int]
+    dropped: list[int] = Field(description="Cancelled, expired.")
+
+
+class Frame(BaseModel):
+    """Which stretch of time is told; `from` is where its first step begins."""
+
+    as_of: str
+    from_: str = Field(alias="from")
+    step_seconds: int
+
+
+class SeriesOfQueue(Series):
+    queue: str
+
+
+class Stats(Frame):
+    items: list[SeriesOfQueue]
+
+
+class QueueStats(Frame, Series):
+    queue: str
+    span: Literal["1h", "24h", "7d"]
+
+
 class Purged(BaseModel):
     cancelled: int
     remaining: int
@@ -1054,6 +1243,17 @@ class Product(BaseModel):
     version: int
     created_at: str
     updated_at: str
+
+
+class StockItem(BaseModel):
+    """A SKU that is sold or counted: without a product the four between are null."""
+
+    sku: str
+    name: str | None
+    price_cents: int | None
+    currency: str | None
+    active: bool | None
+    stock: Stock | None
 
 
 class Customer(BaseModel):
@@ -1107,6 +1307,21 @@ class Account(BaseModel):
     active: bool
     created_at: str
     last_seen_at: str | None
+
+
+class Action(BaseModel):
+    """What an admin did: who, to what, with what result."""
+
+    id: str
+    at: str
+    account: str
+    action: str
+    target: str | None
+    detail: dict[str, Any] | None = Field(description="What was sent, without secrets.")
+    status: int | None = Field(description="Of the answer; null while it is not known.")
+    code: str | None
+    request_id: str
+    address: str
 
 
 class Me(Account):
@@ -1350,6 +1565,67 @@ CONTROL: dict[str, type[BaseModel]] = {
     "position": PositionFrame,
     "goodbye": GoodbyeFrame,
 }
+
+
+class OpenStream(BaseModel):
+    """Who is connected, and how his stream is doing."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "5d0c2f9a1b-17",
+                    "process": "5d0c2f9a1b",
+                    "account": "shop",
+                    "kind": "ticket",
+                    "address": "192.0.2.7",
+                    "topics": ["order:" + EXAMPLE_ID],
+                    "connected_at": "2026-11-21T18:00:00.000Z",
+                    "cursor": "k3f9a2c1-1043",
+                    "lag": 0,
+                    "unsent_bytes": 0,
+                    "state": "live",
+                    "delivered": 12,
+                }
+            ]
+        }
+    )
+
+    id: str
+    process: str
+    account: str | None = Field(description="Of a ticket its owner; null for the public.")
+    kind: Literal["bearer", "session", "ticket", "public"]
+    address: str
+    topics: list[str] = Field(max_length=64)
+    connected_at: str
+    cursor: EventId | None = Field(description="The last id it was given; null while it opens.")
+    lag: int = Field(description="Events of the log that it has yet to look at.")
+    unsent_bytes: int = Field(description="Written to its line, and not with the client yet.")
+    state: Literal["opening", "live", "replaying", "full", "ending"]
+    delivered: int = Field(description="Events.")
+
+
+class OpenStreams(BaseModel):
+    items: list[OpenStream]
+    next_cursor: str | None
+    open: int = Field(description="How many streams are open, at all processes.")
+    incomplete: list[str] = Field(description="Processes that did not tell theirs in time.")
+    truncated: list[str] = Field(description="Processes that have more than they tell.")
+
+
+class Process(BaseModel):
+    id: str
+    host: str
+    pid: int
+    started_at: str
+    seen_at: str = Field(description="What follows is as of then.")
+    streams: int
+    head: EventId
+    lag: int = Field(description="How far its head was behind the log's.")
+
+
+class Processes(BaseModel):
+    items: list[Process]
 
 
 class Ready(BaseModel):

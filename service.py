@@ -21,6 +21,7 @@ from database import Database
 from events import Wire
 from hub import Hub
 from orders import Line
+from processes import Processes
 from streams import Streams
 from upkeep import Upkeep
 from writer import Writer
@@ -80,13 +81,18 @@ class Service:
             if self.wire is not None:
                 await self.wire.start(seen.epoch)
                 stack.push_async_callback(self.wire.stop)
+            self.processes = Processes(self.db, self.hub)
+            await self.processes.start()
+            stack.push_async_callback(self.processes.stop)
             self.upkeep = Upkeep(
                 self.db,
                 self.writer,
                 self.hub,
                 self.wire,
                 self.accounts,
+                self.processes,
                 self._settings.event_retention_days,
+                self._settings.audit_days,
             )
             await self.upkeep.start(seen)
             stack.push_async_callback(self.upkeep.stop)

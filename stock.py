@@ -23,6 +23,7 @@ from instants import stamp
 from schemas import NUMBER, make_cursor, read_cursor
 
 MAX_ON_HAND = 10**12
+MAX_NUMBER = 2**63 - 1  # of a movement
 UNKNOWN = "There is no stock of this product."
 
 
@@ -417,24 +418,26 @@ def _movement_shape(row: Row) -> dict[str, Any]:
 
 
 async def movements(
-    database: Database, sku: str, cursor: str | None, limit: int
+    database: Database, sku: str, cursor: str | None, limit: int, *, newest: bool = False
 ) -> tuple[list[dict[str, Any]], str | None]:
-    """A page of the ledger of a SKU, oldest first, and the cursor of the next.
+    """A page of the ledger of a SKU, oldest first or newest first, and the cursor of the next.
 
     Raises:
         NotFound: it is not counted.
         BadCursor: the cursor is not of this list.
     """
-    after = int(read_cursor(cursor, {"ledger": sku}, NUMBER) or 0)
+    bound = {"ledger": sku, "sort": "newest"} if newest else {"ledger": sku}
+    start = int(read_cursor(cursor, bound, NUMBER) or (MAX_NUMBER if newest else 0))
+    beyond, order = ("<", "DESC") if newest else (">", "ASC")
     await get(database, sku)
     async with database.read() as session:
         rows = await session.fetch(
-            f"SELECT {MOVEMENT} FROM stock_movements WHERE sku = $1 AND number > $2"
-            " ORDER BY number LIMIT $3",
+            f"SELECT {MOVEMENT} FROM stock_movements WHERE sku = $1 AND number {beyond} $2"
+            f" ORDER BY number {order} LIMIT $3",
             sku,
-            after,
+            start,
             limit + 1,
         )
     more = len(rows) > limit
-    last = make_cursor(str(rows[limit - 1]["number"]), {"ledger": sku}) if more else None
+    last = make_cursor(str(rows[limit - 1]["number"]), bound) if more else None
     return [_movement_shape(row) for row in rows[:limit]], last

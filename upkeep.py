@@ -2,7 +2,8 @@
 
 Once a second every process looks at the database (`Upkeep.look`): a head that went ahead,
 queues or credentials that changed, another database than before. It ends writers that are
-frozen, reaps lost leases, expires what waited too long, and every minute prunes. All of it
+frozen, reaps lost leases, expires what waited too long, counts the rates of the queues, and
+every minute prunes. All of it
 may run in several processes at once: each step looks again at every row under its lock.
 """
 
@@ -14,10 +15,12 @@ from typing import Any
 
 from loguru import logger
 
+import actions
 import database
 import events
 import metrics
 import queues
+import rates
 from accounts import Accounts
 from database import Database, Session
 from errors import Problem
@@ -25,6 +28,7 @@ from events import Look, Wire
 from hub import Hub, control
 from instants import DAY
 from moves import Claim, Expire, Prune, Purge, Reap, Redrive, Sweep
+from processes import Processes
 from queues import Failed
 from streams import Owner
 from writer import Writer
@@ -163,14 +167,18 @@ class Upkeep:
         hub: Hub,
         wire: Wire | None,
         accounts: Accounts,
+        processes: Processes,
         event_retention_days: int,
+        audit_days: int,
     ) -> None:
         self._db = db
         self._writer = writer
         self._hub = hub
         self._wire = wire
         self._accounts = accounts
+        self._processes = processes
         self._retention = event_retention_days * DAY
+        self._audit = audit_days * DAY
         self._seen: Look | None = None
         self._pruned_at = 0.0
         self._look_due = asyncio.Event()
@@ -180,9 +188,18 @@ class Upkeep:
     async def start(self, seen: Look) -> None:
         self._seen = seen
         self.healthy = True
-        jobs = (self._watch, self._sweep_due, self._tell_counts, self._prune_in_time)
+        jobs = (
+            self._watch,
+            self._sweep_due,
+            self._tell_counts,
+            self._fold_rates,
+            self._prune_in_time,
+        )
         self._tasks = [
             asyncio.create_task(self._every_second(self.look, self._look_due), name="look"),
+            asyncio.create_task(
+                self._every_second(self._processes.tend, self._processes.due), name="tend"
+            ),
             *(asyncio.create_task(self._every_second(job), name=job.__name__) for job in jobs),
         ]
 
@@ -220,7 +237,7 @@ class Upkeep:
         assert seen is not None
         try:
             async with asyncio.timeout(5), self._db.read() as session:
-                now = await events.look(session)
+                now = await self._processes.look(session)
                 home = await self._db.home(session)
         except BaseException:
             self.healthy = False
@@ -290,6 +307,12 @@ class Upkeep:
             for frame in await counts_frames(self._db, touched):
                 self._hub.send("queues", frame)
 
+    # --- rates ------------------------------------------------------------------------
+
+    async def _fold_rates(self) -> None:
+        while await rates.fold(self._db):
+            continue
+
     # --- pruning ----------------------------------------------------------------------
 
     async def _prune_in_time(self) -> None:
@@ -299,15 +322,17 @@ class Upkeep:
         await self.prune()
 
     async def prune(self) -> None:
-        """Forget what is over: finished messages, then events, then revocations."""
+        """Forget what is over: finished messages, then events, old rates, revocations, actions."""
         async with self._db.read() as session:
             days = await queues.retentions(session)
             now = await database.now(session)
         for queue_id, kept in days.items():
             await self._prune_queue(queue_id, now - kept * DAY, days)
         await events.prune(self._db, now - self._retention, EVENTS_A_STEP)
+        await rates.prune(self._db, days)
         async with self._db.transaction() as session:
             await session.execute("DELETE FROM revocations WHERE expires_at < $1", now)
+        await actions.prune(self._db, now - self._audit)
 
     async def _prune_queue(self, queue_id: int, before: int, days: Mapping[int, int]) -> None:
         async def find(session: Session) -> list[str]:

@@ -2,8 +2,8 @@
 
 While one transaction commits, the next commands gather. A hundred single posts cost one
 fsync, and durability is not traded for speed. The order of locks is the same in every
-process: keys (sorted), named rows (never waited for), stock in SKU order, the clock, the
-claims' probes, and last the head, whose lock numbers the events in commit order.
+process: keys (sorted), named rows and then carts (neither waited for), stock in SKU order,
+the clock, the claims' probes, and last the head, whose lock numbers the events in commit order.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ from typing import Any
 
 from loguru import logger
 
+import carts
 import catalogue
 import customers
 import database
@@ -29,6 +30,7 @@ from database import Database, Failure, Session, classify
 from errors import IdempotencyInProgress, Internal, Overloaded, Problem, Unavailable
 from events import Appended, Event
 from moves import (
+    Checkout,
     Claim,
     Command,
     Desk,
@@ -50,7 +52,7 @@ MAX_BYTES = 4 << 20  # of events in one transaction
 MAX_WAITING = 20_000  # commands that may wait for the writer
 STUCK_SECONDS = 5.0  # a transaction that takes longer loses its connection
 GIVE_UP_SECONDS = 8.0  # after it a batch is answered 503
-HELD_SECONDS = 2.0  # how long a command waits for a row or key that another process holds
+HELD_SECONDS = 2.0  # how long a command waits for a row or key that somebody else holds
 TRIES = 3
 KEY_LOCK_MS = 1_000
 HALF_LOCK_MS = 200
@@ -328,6 +330,7 @@ class Writer:
         stored = await self._store_keys(session, desk, commands) if keyed else {}
         batch.stage = "rows"
         await self._lock(session, desk, commands)
+        await self._take_carts(session, desk, commands)
         batch.stage = "stock"
         await self._lock_stock(session, desk, commands)
         await self._read_clock(session, desk, commands)
@@ -396,6 +399,11 @@ class Writer:
         if used:
             desk.ended = await queues.ended_leases(session, sorted(used))
 
+    async def _take_carts(self, session: Session, desk: Desk, commands: Sequence[Command]) -> None:
+        buyers = {one.purchase.customer for one in commands if isinstance(one, Checkout)}
+        if buyers:
+            desk.carts, desk.held_carts = await carts.take(session, sorted(buyers))
+
     async def _lock_stock(self, session: Session, desk: Desk, commands: Sequence[Command]) -> None:
         received = {command.sku for command in commands if isinstance(command, Receive)}
         if received:
@@ -448,6 +456,8 @@ class Writer:
             await queues.mend_keys(session, stored, desk)
         if desk.new:
             await queues.insert_rows(session, list(desk.new.values()))
+        if bought := [customer for customer, cart in desk.carts.items() if cart.bought]:
+            await carts.empty(session, bought, desk.now)
         changed = [desk.rows[i] for i in sorted(desk.touched - desk.new.keys())]
         if changed:
             await queues.update_rows(session, changed)

@@ -12,6 +12,7 @@ from bench import hot as hots
 from bench import idle as idles
 from bench import ingest as posts
 from bench import load, profile, stand
+from bench import pages as sights
 from bench import position as positions
 from bench import stuck as stucks
 from tests.services import Missing
@@ -118,6 +119,12 @@ def latency(rounds: int = 5, seconds: float = 20, write: Write = False) -> None:
 def stuck(rounds: int = 5, seconds: float = 40, write: Write = False) -> None:
     """What readers notice of others that never read."""
     stucks.run(rounds, seconds, write=write)
+
+
+@cli.command()
+def pages(on: str = "sqlite", seconds: int = 3, rounds: int = 5, write: Write = False) -> None:
+    """How fast each page is drawn, and what the first load of it weighs and takes."""
+    sights.run(on, seconds, rounds, write=write)
 
 
 @cli.command(name="profile")

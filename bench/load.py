@@ -1,4 +1,4 @@
-"""Load: `wrk` posting one body over some connections for some seconds."""
+"""Load: `wrk` posting one body, or getting a page, over some connections for some seconds."""
 
 import json
 import os
@@ -29,7 +29,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A route under load. `messages` is how many one request carries."""
+    """A route under load; an empty body: it is read. `messages` is how many a request carries."""
 
     name: str
     url: str

@@ -1,4 +1,5 @@
 -- wrk: POST one body over and over, and say at the end what came of it, as one line of JSON.
+-- An empty body is a GET.
 -- usage: wrk … -s post.lua URL -- BODY_FILE TOKEN [unique]
 -- `unique` gives every request an idempotency key of its own.
 
@@ -6,12 +7,12 @@ local token, unique
 
 function init(args)
   local file = assert(io.open(args[1], "rb"))
-  wrk.method = "POST"
   wrk.body = file:read("*a")
+  wrk.method = #wrk.body > 0 and "POST" or "GET"
   file:close()
   token, unique = args[2], args[3] == "unique"
   wrk.headers["Content-Type"] = "application/json"
-  wrk.headers["Authorization"] = "Bearer " .. token
+  if token ~= "none" then wrk.headers["Authorization"] = "Bearer " .. token end
   if unique then
     math.randomseed(os.time() + math.floor(os.clock() * 1e6))
     local run, n = string.format("%08x", math.random(0, 2 ^ 31 - 1)), 0

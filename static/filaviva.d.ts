@@ -15,6 +15,8 @@ export interface Options {
   after?: string | null;
   /** First the present state of the topics, unless `after` is given; and after each reset. */
   snapshot?: boolean;
+  /** For screens: after a gap the newest state of an order or product, perhaps not those before. */
+  coalesce?: "latest";
   on?: Handlers;
 }
 

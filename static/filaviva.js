@@ -129,6 +129,7 @@ class Flow {
     this.members = new Set(members);
     this.ticket = ticket;
     this.topics = new Set(members.flatMap((member) => member.topics));
+    this.coalesces = members.every((member) => member.coalesces); // one may want all there is
     void this.#run(this.#address(lowest(members)));
   }
 
@@ -143,7 +144,8 @@ class Flow {
   }
 
   serves(member) {
-    return member.topics.every((topic) => this.topics.has(topic));
+    const complete = member.coalesces || !this.coalesces;
+    return complete && member.topics.every((topic) => this.topics.has(topic));
   }
 
   attach(member) {
@@ -157,6 +159,7 @@ class Flow {
     const query = new URLSearchParams([...this.topics].map((topic) => ["topic", topic]));
     if (this.ticket !== null) query.set("ticket", this.ticket);
     if (after !== null) query.set("last_event_id", after);
+    if (this.coalesces) query.set("coalesce", "latest");
     // Beside a cursor it asks for the state after a reset.
     if ([...this.members].some((member) => member.snapshot)) query.set("snapshot", "1");
     return `${this.line.url}?${query}`;
@@ -287,8 +290,8 @@ class Member {
   renewing = false;
   #said = "";
 
-  constructor(tab, { id, url, ticket, account, topics, after, snapshot, renews }) {
-    Object.assign(this, { tab, id, url, ticket, account, topics, snapshot, renews });
+  constructor(tab, { id, url, ticket, account, topics, after, snapshot, coalesces, renews }) {
+    Object.assign(this, { tab, id, url, ticket, account, topics, snapshot, coalesces, renews });
     this.cursor = after;
   }
 
@@ -1060,7 +1063,7 @@ class Page {
 let page = null; // none before the first `connect`
 
 /** The parts of what `connect` was given, some of which may stand in the address. */
-function understood({ url, topics, ticket, account = "", after = null, snapshot = false }) {
+function understood({ url, topics, ticket, account = "", after = null, snapshot = false, coalesce }) {
   const home = /^https?:/.test(import.meta.url) ? import.meta.url : location.href;
   const address = new URL(url ?? "/api/v1/events", url === undefined ? home : location.href);
   const query = address.searchParams;
@@ -1071,6 +1074,7 @@ function understood({ url, topics, ticket, account = "", after = null, snapshot 
     account,
     after,
     snapshot,
+    coalesces: (coalesce ?? query.get("coalesce")) === "latest",
     wide: isWide(),
   };
 }

@@ -1,78 +1,81 @@
 // Keeps the page of an order up to date. The server has drawn all of it; this changes what
-// changes, from the order's events. Text goes in as text, never as markup.
+// changes, from the order's events, and writes nothing that stands there already.
 import { connect } from "./filaviva.js";
+import { account, calmly, call, clock, el, explain, find, number, params, patiently, put, say, tellTime, when, words } from "./page.js";
 
-const page = document.querySelector("main");
-const words = JSON.parse(document.getElementById("words").content.textContent);
-const find = (id) => document.getElementById(id);
-const local = new Intl.DateTimeFormat(document.documentElement.lang, {
-  dateStyle: "medium",
-  timeStyle: "medium",
-});
+const WEEK = 604_800; // seconds that a link lives
+
+const page = find("main");
+const { order, stream: url, cursor, now } = page.dataset;
+const part = (id) => document.getElementById(id);
 
 // --- what is shown -------------------------------------------------------------------
 
-function say(state) {
-  const line = find("line");
-  line.dataset.state = state;
-  line.textContent = words[`line.${state}`];
+let seen = { version: Number(page.dataset.version), status: page.dataset.status, queue: page.dataset.queue };
+let place; // null: it has none; undefined: what the server drew
+const fresh = []; // events that are not drawn yet
+
+const draw = calmly(50, () => {
+  const events = fresh.splice(0);
+  for (const { type, time, data } of events) {
+    showSteps(type, data);
+    showHistory(type, time, data);
+  }
+  if (events.length) showStatus(events.at(-1).data);
+  if (place !== undefined) showPlace();
+});
+
+function showStatus({ status, queue, cancel_requested: asked, updated_at: changed }) {
+  set(part("status"), "status", status);
+  put(part("status"), words[`status.${status}`] ?? status);
+  put(part("about"), `about.${status}` in words ? say(`about.${status}`, { queue }) : "");
+  part("asked").toggleAttribute("hidden", !asked);
+  put(part("changed"), when(changed, { full: true }));
 }
 
-function show(time, instant = time.dateTime) {
-  time.dateTime = instant;
-  time.textContent = local.format(new Date(instant));
+function showPlace() {
+  part("place").toggleAttribute("hidden", place === null);
+  if (place === null) return;
+  const { position, position_exact: exact, eta_seconds: seconds } = place;
+  const text = say(exact ? "place.exact" : "place.beyond", { place: number(position) });
+  put(part("place"), exact && seconds !== null ? text + say("place.time", { time: wait(seconds) }) : text);
 }
 
-const filled = (text, data) =>
-  text
-    .replaceAll("{queue}", data.queue)
-    .replaceAll("{previous}", data.previous_queue ?? data.queue);
-
-function showStatus(data) {
-  page.dataset.status = find("status").dataset.status = data.status;
-  find("status").textContent = words[`status.${data.status}`] ?? data.status;
-  find("about").textContent = filled(words[`about.${data.status}`] ?? "", data);
-  showPlace({ position: null }); // until it is told anew
-  find("asked").hidden = !data.cancel_requested;
-  show(find("changed"), data.updated_at);
+function wait(seconds) {
+  const minutes = Math.ceil(seconds / 60);
+  return minutes < 90 ? say("unit.minutes", { n: minutes }) : say("unit.hours", { n: Math.ceil(minutes / 60) });
 }
 
-function showPlace({ position, position_exact: exact, eta_seconds: seconds }) {
-  const place = find("place");
-  place.textContent = "";
-  place.hidden = position === null;
-  if (place.hidden) return;
-  const text = words[exact ? "place.exact" : "place.beyond"];
-  const time = exact && seconds !== null ? words["place.time"] : "";
-  place.textContent = (text + time)
-    .replace("{place}", position)
-    .replace("{minutes}", Math.ceil(seconds / 60));
-}
-
-function showSteps(type, data) {
-  const steps = find("steps");
-  const live = data.status === "pending" || data.status === "processing";
+function showSteps(type, { status, queue }) {
+  const steps = part("steps");
+  const last = steps.lastElementChild;
   if (type === "order.forwarded") {
-    steps.lastElementChild.dataset.state = "done";
-    steps.lastElementChild.removeAttribute("aria-current");
-    const step = document.createElement("li");
-    step.setAttribute("aria-current", "step");
-    step.textContent = data.queue;
-    steps.append(step);
+    last.removeAttribute("aria-current");
+    mark(last, "done");
+    steps.append(el("li", { "aria-current": "step" }, el("span", {}, queue)));
     trim(steps, Number(page.dataset.steps), "firstElementChild");
   }
-  const ended = data.status === "completed" ? "done" : data.status;
-  steps.lastElementChild.dataset.state = live ? "here" : ended;
+  const ended = status === "completed" ? "done" : status;
+  mark(steps.lastElementChild, status === "pending" || status === "processing" ? "here" : ended);
 }
 
-function showHistory(type, instant, data) {
-  const text = words[`event.${type}.${data.reason}`] ?? words[`event.${type}`];
-  const [item, what, when] = ["li", "span", "time"].map((name) => document.createElement(name));
-  what.textContent = filled(text, data);
-  show(when, instant);
-  item.append(what, " ", when);
-  find("history").prepend(item);
-  trim(find("history"), Number(page.dataset.history), "lastElementChild");
+function mark(step, state) {
+  if (step.dataset.state === state) return;
+  step.dataset.state = state;
+  const said = state === "done" ? say("track.done") : words[`status.${state}`];
+  find(".unseen", step)?.remove();
+  if (state !== "here") step.append(el("span", { className: "unseen" }, `, ${said}`));
+}
+
+function showHistory(type, time, { queue, previous_queue: previous, reason }) {
+  const key = `event.${type}.${reason}` in words ? `event.${type}.${reason}` : `event.${type}`;
+  const text = say(key, { queue, previous: previous ?? queue });
+  part("history").prepend(el("li", {}, el("span", {}, text), " ", el("time", { dateTime: time }, clock(time))));
+  trim(part("history"), Number(page.dataset.history), "lastElementChild");
+}
+
+function set(node, name, value) {
+  if (node.dataset[name] !== value) node.dataset[name] = value;
 }
 
 function trim(list, most, end) {
@@ -82,17 +85,18 @@ function trim(list, most, end) {
 // --- what comes ----------------------------------------------------------------------
 
 function take({ type, time, data }) {
-  if (!(`event.${type}` in words) || data.version <= Number(page.dataset.version)) return;
-  page.dataset.version = data.version;
-  showStatus(data);
-  showSteps(type, data);
-  showHistory(type, time, data);
+  if (!(`event.${type}` in words) || data.version <= seen.version) return;
+  if (data.status !== "pending" || data.queue !== seen.queue) place = null; // until it is told anew
+  seen = data;
+  fresh.push({ type, time, data });
+  draw();
   if (data.status === "completed") stream.close();
 }
 
-function tell({ name, reason }) {
-  if (name === "ended") say({ closed: "over", expired: "expired" }[reason] ?? "revoked");
-  else say({ live: "live", connecting: "connecting" }[name] ?? "waiting");
+function move(told) {
+  if (seen.status !== "pending") return;
+  place = told.position === null ? null : told;
+  draw();
 }
 
 // What was missed cannot be told one by one: the server draws the page anew.
@@ -100,15 +104,80 @@ function redraw() {
   setTimeout(() => location.reload(), Math.random() * 2_000);
 }
 
+// --- the line to the service -----------------------------------------------------------
+
+const tell = patiently(({ name, reason }) => {
+  const state = { connecting: "connecting", retrying: "waiting", ended: end(reason) }[name] ?? name;
+  set(part("line"), "state", state);
+  put(part("line"), words[`track.${state}`] ?? words[`line.${state}`]);
+});
+
+function end(reason) {
+  if (reason === "closed") return "over";
+  if (account !== null) return "ended"; // it was a sign-in that opened the page, not a link
+  return reason === "expired" ? "expired" : "revoked";
+}
+
+// --- the link ----------------------------------------------------------------------------
+
+/** The address of this page for somebody without an account. */
+async function link() {
+  const address = new URL(location.pathname, location.origin);
+  address.searchParams.set("ticket", params().get("ticket") ?? (await ticket()));
+  return address.href;
+}
+
+async function ticket() {
+  const body = { topics: [`order:${order}`], expires_in: WEEK };
+  return (await call("POST", "/api/v1/events/tickets", { body })).ticket;
+}
+
+async function copy() {
+  try {
+    const address = await link();
+    await navigator.clipboard.writeText(address).then(
+      () => put(part("shared"), say("track.copied")),
+      () => offer(address),
+    );
+  } catch (error) {
+    put(part("shared"), explain(error));
+  }
+}
+
+/** Where a page may not copy by itself, one copies by hand. */
+function offer(address) {
+  const field = part("address");
+  field.value = address;
+  field.parentElement.hidden = false;
+  field.select();
+}
+
+async function share() {
+  try {
+    await navigator.share({ title: document.title, url: await link() });
+  } catch (error) {
+    if (error.name !== "AbortError") put(part("shared"), explain(error));
+  }
+}
+
+// --- at last -------------------------------------------------------------------------------
+
+const [visit] = performance.getEntriesByType("navigation");
+tellTime(now, Date.now() - performance.now() + (visit?.responseStart ?? 0));
+put(part("changed"), when(find("#changed time").dateTime, { full: true }));
+part("history").querySelectorAll("time").forEach((time) => put(time, clock(time.dateTime)));
+
+part("link").hidden = false;
+part("copy").addEventListener("click", copy);
+part("share").addEventListener("click", share);
+part("share").hidden = !navigator.share;
+
 let stream = null;
-document.querySelectorAll("time").forEach((time) => show(time));
-if (page.dataset.status === "completed") {
-  say("over");
-} else {
-  say("connecting");
+if (seen.status !== "completed") {
   stream = connect({
-    url: page.dataset.stream,
-    after: page.dataset.cursor,
-    on: { "order.*": take, position: showPlace, reset: redraw, state: tell },
+    url,
+    account: account ?? "",
+    after: cursor,
+    on: { "order.*": take, position: move, reset: redraw, state: tell },
   });
 }

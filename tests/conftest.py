@@ -16,6 +16,7 @@ T = TypeVar("T")
 # Files that take long for their number of tests. They begin first: a worker that met one last
 # would leave the others without work.
 LONG = (
+    "test_pages",
     "test_browser_module",
     "test_chaos",
     "test_clients",
@@ -27,6 +28,10 @@ LONG = (
     "test_sale",
     "test_demo",
     "test_track_page",
+    "test_shop_page",
+    "test_message_page",
+    "test_streams_page",
+    "test_processes_api",
     "test_audit",
     "test_outlets",
     "test_streams_ends",
@@ -35,6 +40,7 @@ LONG = (
     "test_moves",
     "test_migrations",
     "test_asyncapi",
+    "test_console",
 )
 
 

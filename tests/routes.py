@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from functools import cache
@@ -19,6 +20,7 @@ VALUES = {
     "sku": "disc-001",
     "customer": "c-7",
     "username": "nobody-of-that-name",
+    "stream": "0000000000-1",
 }
 METHODS = ("get", "post", "put", "patch", "delete")
 ENDLESS = f"{API}/events"
@@ -34,6 +36,12 @@ print(json.dumps([
       f"main.{r.endpoint.__name__}" in main.limiter._route_limits]
      for r in main.api.routes if hasattr(r, "endpoint") for m in r.methods]))
 """
+
+
+def roles_of(operation: dict[str, Any]) -> list[str]:
+    """The roles that the document names at an operation; none: anybody."""
+    told = operation.get("description", "Roles: .")
+    return re.findall(r"\w+", told.partition("Roles:")[2])
 
 
 class Route(NamedTuple):
@@ -56,6 +64,12 @@ class Route(NamedTuple):
     def body(self) -> dict[str, Any]:
         """Media type → its part of the document; empty without a body."""
         return self.operation.get("requestBody", {}).get("content", {})
+
+    @property
+    def role(self) -> str:
+        """One that may call it: the admin's, if he may."""
+        roles = roles_of(self.operation)
+        return "admin" if not roles or "admin" in roles else roles[0]
 
     @property
     def required(self) -> bool:

@@ -536,6 +536,26 @@ def test_a_change_that_changes_nothing_ends_nothing(house: House) -> None:
     problem(house.client().patch("/accounts/Bad%20Name", json={}), 404, "not_found")
 
 
+def test_accounts_are_listed_by_their_beginning(house: House) -> None:
+    """`prefix` narrows the list to names that begin so, literally, also over pages."""
+    mark = house.queue()
+    names = [f"{mark}_{tail}" for tail in ("a", "b", "c")]
+    for name in [*names, f"{mark}xd"]:
+        body = {"username": name, "password": PASSWORD, "roles": ["worker"]}
+        good(house.client().post("/accounts", json=body), 201)
+
+    def listed(**query: Any) -> dict[str, Any]:
+        return good(house.client().get("/accounts", params={"prefix": f"{mark}_", **query}))
+
+    first = listed(limit=2)
+    rest = listed(limit=2, cursor=first["next_cursor"])
+    assert [one["username"] for one in first["items"] + rest["items"]] == names
+    assert rest["next_cursor"] is None
+    other = house.client().get("/accounts", params={"cursor": first["next_cursor"]})
+    problem(other, 400, "bad_cursor")
+    assert parameters(house.client().get("/accounts", params={"prefix": "%"})) == ["prefix"]
+
+
 def test_an_inactive_account_is_out_and_may_come_back(house: House) -> None:
     """active=false: no sign-in, no token; active=true: a fresh sign-in works again."""
     name = account(house, "worker")

@@ -21,7 +21,7 @@ from tests.chromium import chromium
 from tests.conftest import entered
 from tests.front import front
 from tests.house import PASSWORD, House, running
-from tests.live import forged_ticket, head, ticket
+from tests.live import forged_ticket, head, ticket, travel
 from tests.services import ROOT, until
 
 Test = TypeVar("Test", bound=Callable[..., None])
@@ -111,6 +111,12 @@ def streams(house: House) -> int:
     text = house.client().get(f"{house.url}/metrics").text
     (found,) = re.findall(r"^filaviva_streams_open (\S+)$", text, re.MULTILINE)
     return int(float(found))
+
+
+def open_streams(house: House, topic: str) -> list[str]:
+    """The ids of those that follow a topic."""
+    answer = house.client().get("/streams", params={"topic": topic}).json()
+    return [one["id"] for one in answer["items"]]
 
 
 def nobody_follows(house: House) -> str:
@@ -251,6 +257,34 @@ def test_tabs_that_follow_other_things_share_too(house: House, browser: Browser)
         lost.follow(topics=[f"queue:{other}"], after=begin).waits_for("live")
         agree([lost], log(house, f"queue:{other}", begin))
         agree([left], log(house, f"queue:{one}", begin))
+
+
+@browsing
+def test_who_wants_the_newest_only_costs_the_others_nothing(house: House, browser: Browser) -> None:
+    """With `coalesce` older states are left out after a gap; a tab beside it has them all."""
+    after = nobody_follows(house)
+    queue = house.queue()
+    topic = f"queue:{queue}"
+    travel(house, queue)
+    _, *events = log(house, topic, after)  # without the queue's own
+    with front(house.url) as proxy:
+        cookie = signed_in(house, "viewer", proxy.url)
+        with window(browser, cookie=cookie) as context:
+            screen, other = tabs(context, proxy.url, 2)
+            screen.follow(topics=[topic], after=events[0], coalesce="latest")
+            agree([screen], events[-1:])
+            (first,) = open_streams(house, topic)
+            other.follow(topics=[topic])
+            other.waits_for("live")
+            # A stream that may leave something out was not good enough for both.
+            until(lambda: first not in open_streams(house, topic), SECONDS, "another stream")
+            assert len(open_streams(house, topic)) == 1
+            proxy.fail()
+            travel(house, queue)
+            proxy.mend()
+            fresh = log(house, topic, events[-1])
+            agree([other], fresh)
+            until(lambda: screen.told()[-1] == fresh[-1], SECONDS, "the newest")
 
 
 @browsing

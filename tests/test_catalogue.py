@@ -1,4 +1,4 @@
-"""Terms of sale, and price lists as CSV files: without a database."""
+"""Terms of sale and price lists as CSV files, without a database; the genres, with both."""
 
 import csv
 from pathlib import Path
@@ -8,9 +8,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import catalogue
 import sheet
 from catalogue import Terms, folded
+from schemas import ProductIn
 from tests.services import ROOT
+from tests.test_writer import Stand, copy, migrated, place, stand
+
+__all__ = ["copy", "migrated", "place", "stand"]  # fixtures
 
 HEADER = "sku,title,artist,genre,tracks,price_cents"
 SKUS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}", fullmatch=True)
@@ -169,3 +174,19 @@ def test_every_fault_is_told(tmp_path: Path) -> None:
     """Who mends a list mends it once."""
     found = faults(tmp_path / "list.csv", f"{HEADER}\n-,,,,x,1\n-,,,,,y\n")
     assert [fault.partition(":")[0] for fault in found] == ["line 2"] + ["line 3"] * 3
+
+
+# --- genres ---------------------------------------------------------------------------
+
+
+async def test_genres_are_those_of_what_is_sold(stand: Stand) -> None:
+    """Each once, as it is written, in their order; not those of what nobody can buy."""
+    for sku, genre in (("a", "Rock"), ("b", "jazz"), ("c", "Rock"), ("d", "Ária"), ("e", None)):
+        about = {} if genre is None else {"genre": genre}
+        made = ProductIn(sku=sku, name=sku, price_cents=1, attributes=about)
+        await catalogue.create(stand.db, made)
+    gone = ProductIn(sku="f", name="f", price_cents=1, active=False, attributes={"genre": "Polka"})
+    await catalogue.create(stand.db, gone)
+    async with stand.db.read() as session:
+        assert await catalogue.genres(session, 9) == ["jazz", "Rock", "Ária"]
+        assert len(await catalogue.genres(session, 2)) == 2

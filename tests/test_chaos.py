@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests import chaos
+from tests import chaos, tallies
 from tests.chaos import Load, Pair
 from tests.house import running
 from tests.ledger import Ledger
@@ -48,7 +48,10 @@ def test_a_frozen_process_does_not_stop_the_others(found: Pair, what: str, place
 
 
 def test_killed_processes_lose_and_double_nothing(found: Pair) -> None:
-    """kill -9 under load, Redis too: each 2xx is there once, each stream has every event once."""
+    """kill -9 under load, Redis too: each 2xx is there once, each stream has every event once.
+
+    The rates count each event once too.
+    """
     draw = random.Random(7)
     with Load(found.house, found.ledger, draw) as load:
         for process in (0, 1, 0):
@@ -57,6 +60,7 @@ def test_killed_processes_lose_and_double_nothing(found: Pair) -> None:
         chaos.killed(load, found.redis, draw)
         assert load.finish() == []
     assert len(load.posted) > 50
+    assert tallies.wrong(found.ledger.sql) == []
 
 
 def test_a_killed_process_on_sqlite_loses_and_doubles_nothing() -> None:
@@ -68,7 +72,8 @@ def test_a_killed_process_on_sqlite_loses_and_doubles_nothing() -> None:
             for _ in range(2):
                 chaos.killed(load, server, draw)
             assert load.finish() == []
-    assert len(load.posted) > 20
+        assert len(load.posted) > 20
+        assert tallies.wrong(Ledger.sqlite(server).sql) == []
 
 
 def test_a_key_posted_many_times_at_once_is_one_message(found: Pair) -> None:

@@ -109,6 +109,8 @@ def test_an_empty_variable_is_not_set() -> None:
         ("RATE_LIMITS", "maybe"),
         ("MAX_STREAMS", "0"),
         ("EVENT_RETENTION_DAYS", "0"),
+        ("AUDIT_DAYS", "0"),
+        ("AUDIT_DAYS", "3651"),
         ("ORDER_TTL_SECONDS", "-1"),
         ("TRUSTED_PROXIES", "10.0.0.1/8"),
         ("TRUSTED_PROXIES", "everyone"),

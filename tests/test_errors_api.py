@@ -80,8 +80,8 @@ def test_head_wherever_get(visited: House) -> None:
     """HEAD answers as GET does, without a body."""
     for route in routes(visited.url):
         if route.method == "GET" and route.template != ENDLESS:
-            get = call(visited, "admin", route)
-            head = call(visited, "admin", Route("HEAD", route.template, {}))
+            get = call(visited, route.role, route)
+            head = call(visited, route.role, Route("HEAD", route.template, {}))
             assert (head.status_code, head.content) == (get.status_code, b""), route.key
             assert head.headers.get("content-type") == get.headers.get("content-type")
             assert head.headers.get("etag") == get.headers.get("etag")
@@ -112,7 +112,7 @@ def test_head_wherever_get(visited: House) -> None:
 def test_what_is_not_json_is_400(visited: House, text: bytes) -> None:
     """A body that is not JSON in UTF-8 is malformed_json on every route that reads JSON."""
     for route in with_json(visited):
-        answer = call(visited, "admin", route, content=text, headers=JSON)
+        answer = call(visited, route.role, route, content=text, headers=JSON)
         problem(answer, 400, "malformed_json")
 
 
@@ -122,7 +122,7 @@ def test_json_of_the_wrong_kind_is_422(visited: House) -> None:
         for text in (b"[]", b"7", b'"x"', b"null", b"true"):
             if text == b"null" and not route.required:
                 continue
-            answer = call(visited, "admin", route, content=text, headers=JSON)
+            answer = call(visited, route.role, route, content=text, headers=JSON)
             assert pointers(answer)[0].startswith("#"), route.key
 
 
@@ -130,7 +130,7 @@ def test_lone_surrogates_are_refused(visited: House) -> None:
     """Half a surrogate pair is no text, wherever it stands; a whole one is."""
     for text in (rb'{"\ud800":1}', rb'{"customer":"\udc00"}', rb'{"a":"\ud800x"}'):
         for route in with_json(visited):
-            answer = call(visited, "admin", route, content=text, headers=JSON)
+            answer = call(visited, route.role, route, content=text, headers=JSON)
             if answer.status_code != 400:
                 problem(answer, 422, "invalid")
     pair = {**BODY, "reference": "😀"}
@@ -140,7 +140,7 @@ def test_lone_surrogates_are_refused(visited: House) -> None:
 def test_unknown_fields_are_422(visited: House) -> None:
     """Every route refuses a field that it does not know."""
     for route in with_json(visited):
-        answer = call(visited, "admin", route, json={"unknown-field": 1})
+        answer = call(visited, route.role, route, json={"unknown-field": 1})
         assert "#/unknown-field" in pointers(answer), route.key
 
 
@@ -148,13 +148,15 @@ def test_unknown_and_repeated_parameters_are_422(visited: House) -> None:
     """Every route under /api refuses a parameter that it does not know, or that comes twice."""
     for route in api(visited):
         for query in ("unknown=1", "unknown=1&unknown=2"):
-            answer = call(visited, "admin", route, params=query, **_body(route))
+            answer = call(visited, route.role, route, params=query, **_body(route))
             errors = problem(answer, 422, "invalid")["errors"]
             assert errors[0]["parameter"] == "unknown", route.key
         for parameter in route.operation.get("parameters", ()):
             if parameter["in"] == "query" and parameter["name"] != "topic":
                 name = parameter["name"]
-                answer = call(visited, "admin", route, params=f"{name}=1&{name}=1", **_body(route))
+                answer = call(
+                    visited, route.role, route, params=f"{name}=1&{name}=1", **_body(route)
+                )
                 assert problem(answer, 422, "invalid")["errors"][0]["parameter"] == name
 
 
@@ -180,7 +182,7 @@ def _body(route: Route) -> dict[str, Any]:
 def test_other_media_types_are_415(visited: House, kind: str) -> None:
     """A body that is not application/json in UTF-8 is refused before it is read."""
     for route in with_json(visited):
-        answer = call(visited, "admin", route, content=b"{", headers={"Content-Type": kind})
+        answer = call(visited, route.role, route, content=b"{", headers={"Content-Type": kind})
         problem(answer, 415, "unsupported_media_type")
 
 
@@ -214,11 +216,13 @@ def test_a_body_has_a_bound(visited: House) -> None:
         bound = 4 * 1024 * 1024 if large(route) else 64 * 1024
         within = b'{"unknown":"' + b"x" * (bound - 14) + b'"}'
         assert len(within) == bound
-        problem(call(visited, "admin", route, content=within, headers=JSON), 422, "invalid")
-        answer = call(visited, "admin", route, content=within + b" ", headers=JSON)
+        problem(call(visited, route.role, route, content=within, headers=JSON), 422, "invalid")
+        answer = call(visited, route.role, route, content=within + b" ", headers=JSON)
         problem(answer, 413, "too_large")
     chunks = iter([b"x" * 32_768] * 3)
-    unannounced = call(visited, "admin", with_json(visited)[0], content=chunks, headers=JSON)
+    unannounced = call(
+        visited, with_json(visited)[0].role, with_json(visited)[0], content=chunks, headers=JSON
+    )
     problem(unannounced, 413, "too_large")
 
 

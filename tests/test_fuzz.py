@@ -129,7 +129,7 @@ def test_ten_megabytes_are_refused(target: House) -> None:
             continue
         [kind] = list(route.body)[:1]
         with httpx.Client(timeout=30) as line:
-            headers = {"Content-Type": kind, "Authorization": f"Bearer {target.token('admin')}"}
+            headers = {"Content-Type": kind, "Authorization": f"Bearer {target.token(route.role)}"}
             try:
                 answer = line.request(
                     route.method, target.url + route.path, content=body, headers=headers

@@ -1797,6 +1797,60 @@ def test_a_reader_as_slow_as_it_likes_may_stay() -> None:
     on_stage(scene)
 
 
+def test_the_hub_knows_how_each_stream_is_doing() -> None:
+    """State, cursor, lag, what has not been read and what was given, at every step."""
+
+    async def scene(stage: Stage) -> None:
+        client = stage.join(owner="o")
+
+        def facts() -> tuple[Any, ...]:
+            (one,) = stage.hub.streams(["queue:a"])
+            found = one.facts()
+            assert (found.owner, found.topics) == ("o", {"queue:a"})
+            return (found.state, found.cursor, found.lag, found.unsent > 0, found.delivered)
+
+        assert facts() == ("opening", None, 0, False, 0)
+        await stage.commit(2)
+        assert facts() == ("live", 2, 0, False, 2)
+        await stage.commit(3, "queue:b")
+        assert facts() == ("live", 2, 0, False, 2), "nothing of its topics waits"
+        client.open.clear()
+        await stage.commit(1)
+        assert facts() == ("full", 6, 0, True, 3)
+        await stage.commit(4)
+        assert facts() == ("full", 6, 4, True, 3)
+        client.open.set()
+        await turns(1)
+        assert facts()[0] in ("replaying", "live")
+        await until(lambda: facts() == ("live", 10, 0, False, 7))
+        assert stage.hub.streams(["queue:b"]) == []
+        assert len(stage.hub.streams(["queue:b", "queue:a"])) == len(stage.hub.streams()) == 1
+
+    on_stage(scene)
+
+
+def test_one_stream_is_ended_by_its_number() -> None:
+    """With a goodbye and a time to come back; one that does not read is cut off at once."""
+
+    async def scene(stage: Stage) -> None:
+        calm, stuck, other = stage.join(), stage.join(), stage.join()
+        await stage.commit(1)
+        stuck.open.clear()
+        await stage.commit(1)
+        numbers = sorted(one.number for one in stage.hub.streams())
+        assert stage.hub.end_number(numbers[0], "lifetime")
+        assert await calm.ended() == "lifetime"
+        assert calm.data("goodbye")[0]["reconnect_ms"] > 0
+        assert stage.hub.end_number(numbers[1], "lifetime")
+        assert await stuck.ended() == "lifetime"
+        assert stuck.is_cut
+        assert not stage.hub.end_number(numbers[0], "lifetime")
+        assert [one.number for one in stage.hub.streams()] == numbers[2:]
+        assert not other.is_whole
+
+    on_stage(scene)
+
+
 def test_a_stuck_reader_keeps_a_cursor_and_no_events() -> None:
     """What was read for it from the log is given up, and read again when it reads."""
 

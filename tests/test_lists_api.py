@@ -74,6 +74,23 @@ def test_a_list_of_all_queues(house: House) -> None:
     assert [item["queue"] for item in walked[0]] == [here, there]
 
 
+@pytest.mark.parametrize("more", [{}, {"customer": "c-in-order"}])
+def test_a_status_of_all_queues(house: House, more: dict[str, str]) -> None:
+    """It is found in each of them, newest first over all, page by page; the others are not."""
+    queues = [house.queue() for _ in range(3)]
+    group = f"g-{queues[0]}"
+    posted = [
+        house.post(queues[place % 3], group=group, customer="c-in-order") for place in range(9)
+    ]
+    for one in posted[::2]:
+        good(house.client().post(f"/messages/{one['id']}/cancel"))
+    walked = pages(
+        house.client("viewer"), "/messages", group=group, limit=2, status="cancelled", **more
+    )
+    newest = [one["id"] for one in reversed(posted[::2])]
+    assert [ids(page) for page in walked] == [newest[:2], newest[2:4], newest[4:]]
+
+
 def test_filters(house: House) -> None:
     """Every filter takes what fits and leaves the rest; together they narrow."""
     queue = house.queue()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.answers import good, parameters, pointers, problem
+from tests.answers import good, parameters, pointers, problem, stored
 from tests.house import House
 from tests.services import until
 
@@ -53,7 +53,8 @@ def test_a_new_queue_has_the_settings_asked_for_and_defaults(house: House) -> No
 def test_a_live_name_is_taken(house: House) -> None:
     """A second queue of a name is 409, also when two ask at once."""
     name = house.queue()
-    problem(house.client().post("/queues", json={"name": name}), 409, "queue_exists")
+    refused = problem(house.client().post("/queues", json={"name": name}), 409, "queue_exists")
+    assert refused["errors"][0]["pointer"] == "#/name"
     problem(house.client().post("/queues", json={"name": "orders"}), 409, "queue_exists")
 
 
@@ -236,13 +237,22 @@ def test_a_redrive_takes_the_oldest_first_and_only_what_fits(house: House) -> No
     assert told(error_contains="card", dry_run=True) == (2, 0, 0, 2)
     assert told(finished_before="2020-01-01T00:00:00Z", dry_run=True) == (0, 0, 0, 0)
     assert told(finished_after="2020-01-01T00:00:00+02:00", dry_run=True) == (3, 0, 0, 3)
+    assert told(error="card", dry_run=True) == (0, 0, 0, 0)
+    assert told(error="card: maybe", dry_run=True) == (1, 0, 0, 1)
+    assert told(error="", dry_run=True) == (0, 0, 0, 0)
     assert told(error_contains="card", limit=1) == (2, 1, 0, 1)
     revived = good(admin.get(f"/messages/{first}"))
     assert (revived["status"], revived["attempts"], revived["finished_at"]) == ("pending", 0, None)
     assert good(admin.get(f"/messages/{second}"))["status"] == "failed"
     assert told() == (2, 2, 0, 0)
     assert good(admin.post(path))["matched"] == 0, "without a body too"
-    for wrong in ({"limit": 0}, {"limit": 10_001}, {"dry_run": 1}, {"sku": "-"}):
+    for wrong in (
+        {"limit": 0},
+        {"limit": 10_001},
+        {"dry_run": 1},
+        {"sku": "-"},
+        {"error": "é" * 1025},
+    ):
         assert pointers(admin.post(path, json=wrong)) == [f"#/{next(iter(wrong))}"]
 
 
@@ -255,6 +265,31 @@ def test_failures_are_grouped_by_error(house: House) -> None:
     assert items[1]["example_id"] == ids[0]
     assert items[0]["example_id"] in ids[1:]
     assert items[0]["oldest"] <= items[0]["newest"]
+
+
+def test_one_error_is_looked_at_and_put_back_exactly(house: House) -> None:
+    """`error` is the whole text as `failures` tells it, at its longest too, and "" is none."""
+    admin, name = house.client(), house.queue()
+    long = "é" * 1024
+    texts = ("no", "no!", "No", "%", long, long[:-1])
+    ids = {text: fail(house, name, text) for text in texts}
+    none = fail(house, name, "nothing is known")
+    stored(house, f"UPDATE messages SET last_error = NULL WHERE id = '{none}'")
+    ids[""] = none
+    path = f"/queues/{name}"
+    told = {one["error"] for one in good(admin.get(f"{path}/failures"))["items"]}
+    assert told == ids.keys()
+    for text, message in ids.items():
+        query = {"status": "failed", "error": text}
+        [found] = good(admin.get(f"{path}/messages", params=query))["items"]
+        assert (found["id"], found["last_error"] or "") == (message, text)
+    assert parameters(admin.get(f"{path}/messages", params={"error": long + "x"})) == ["error"]
+    for text in ("", "no"):
+        done = good(admin.post(f"{path}/redrive", json={"error": text}))
+        assert (done["matched"], done["redriven"]) == (1, 1)
+        assert good(admin.get(f"/messages/{ids.pop(text)}"))["status"] == "pending"
+    told = {one["error"] for one in good(admin.get(f"{path}/failures"))["items"]}
+    assert told == ids.keys()
 
 
 def test_a_deleted_queue_is_gone_and_its_messages_stay(house: House) -> None:

@@ -27,6 +27,7 @@ PRODUCERS = frozenset({"admin", "producer"})
 WORKERS = frozenset({"admin", "worker"})
 ORDER_READERS = LOOKERS | {"customer", "ticket"}  # own and named; else 404
 BUYERS = PRODUCERS | {"customer"}
+SHOPPERS = frozenset({"customer"})
 
 TABLE: dict[str, frozenset[str]] = {
     "POST /auth/token": EVERYBODY,
@@ -43,6 +44,8 @@ TABLE: dict[str, frozenset[str]] = {
     "GET /queues": STAFF,
     "GET /queues/{name}": STAFF,
     "GET /queues/{name}/failures": LOOKERS,
+    "GET /queues/{name}/stats": STAFF,
+    "GET /stats": STAFF,
     "GET /queues/{name}/messages": LOOKERS,
     "GET /messages": LOOKERS,
     "POST /queues": ADMIN,
@@ -72,6 +75,11 @@ TABLE: dict[str, frozenset[str]] = {
     "GET /orders": LOOKERS | {"customer"},
     "GET /orders/{id}": ORDER_READERS,
     "GET /orders/{id}/history": ORDER_READERS,
+    "GET /cart": SHOPPERS,
+    "PUT /cart/items/{sku}": SHOPPERS,
+    "DELETE /cart/items/{sku}": SHOPPERS,
+    "DELETE /cart": SHOPPERS,
+    "POST /cart/checkout": SHOPPERS,
     "GET /products": SIGNED_IN,
     "GET /products/{sku}": SIGNED_IN,
     "POST /products": ADMIN,
@@ -82,6 +90,7 @@ TABLE: dict[str, frozenset[str]] = {
     "POST /products/{sku}/stock/receive": ADMIN,
     "POST /products/{sku}/stock/adjust": ADMIN,
     "GET /products/{sku}/stock/movements": READERS,
+    "GET /stock": READERS,
     "GET /customers": LOOKERS,
     "POST /customers": PRODUCERS,
     "GET /customers/count": LOOKERS,
@@ -96,15 +105,39 @@ TABLE: dict[str, frozenset[str]] = {
     "DELETE /customers/{customer}/favourites/{sku}": BUYERS,
     "POST /events/tickets": SIGNED_IN,
     "POST /events/tickets/revoke": SIGNED_IN,
+    "GET /streams": READERS,
+    "DELETE /streams/{stream}": ADMIN,
+    "GET /processes": READERS,
     "GET /asyncapi.json": EVERYBODY,
+    "GET /audit": READERS,
     "GET /livez": EVERYBODY,
     "GET /readyz": EVERYBODY,
     "GET /docs": EVERYBODY,
     "GET /openapi.json": EVERYBODY,
     "GET /metrics": READERS,
     "GET /track/{id}": ORDER_READERS,
+    "GET /": EVERYBODY,
+    "GET /login": EVERYBODY,
+    "GET /shop": EVERYBODY,  # 404, since there is none here
+    "GET page /cart": EVERYBODY,
+    "POST /login": EVERYBODY,
+    "POST /register": EVERYBODY,
+    "POST /logout": EVERYBODY,
+    "GET /admin": READERS,
+    "GET /admin/queues/{name}": READERS,
+    "GET /admin/post": ADMIN,
+    "GET /admin/streams": READERS,
+    "GET /admin/messages": READERS,
+    "GET /admin/messages/{id}": READERS,
+    "GET /admin/find": READERS,
+    "GET /admin/failures": READERS,
+    "GET /admin/stock": READERS,
+    "GET /admin/stock/{sku}": READERS,
+    "GET /admin/audit": READERS,
+    "GET /admin/accounts": ADMIN,
 }
 BY_TOPIC = {"GET /events", "GET /events/history"}  # TOPICS says who
+FOR_MEMBERS = ("/admin", "/cart", "/shop")
 
 # Kind of topic → who may follow one; the customer's and the ticket's is their own.
 TOPICS: dict[str, frozenset[str]] = {
@@ -133,6 +166,8 @@ def ticket(door: House) -> str:
 
 
 def short(route: Route) -> str:
+    if route.template == "/cart":  # there is a call of that name too
+        return "GET page /cart"
     return f"{route.method} {route.template.removeprefix(API)}"
 
 
@@ -146,8 +181,11 @@ def send(
         return answer.status_code
 
 
-def refusal(caller: str) -> int:
-    return 401 if caller in (NOBODY, TICKET) else 403
+def refusal(caller: str, path: str = API) -> int:
+    """What who may not is answered; the pages of members send who is nobody to sign in."""
+    if caller in (NOBODY, TICKET):
+        return 303 if path.startswith(FOR_MEMBERS) else 401
+    return 403
 
 
 def test_the_table_knows_every_route(door: House) -> None:
@@ -166,7 +204,8 @@ def test_every_route_with_every_caller(door: House, ticket: str, caller: str) ->
         for method in ("GET", "HEAD") if route.method == "GET" else (route.method,):
             # An unknown parameter is refused after the role was looked at: nothing happens.
             status = send(door, caller, ticket, method, door.url + route.path, {"unknown": "1"})
-            fits = status not in (401, 403) if caller in allowed else status == refusal(caller)
+            refused = refusal(caller, route.path)
+            fits = status not in (401, 403) if caller in allowed else status == refused
             if not fits:
                 wrong.append(f"{method} {route.path}: {status}")
     assert wrong == []

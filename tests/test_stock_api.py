@@ -390,6 +390,96 @@ def test_the_ledger_page_by_page(house: House) -> None:
     assert parameters(client.get(other, params={"kind": "received"})) == ["kind"]
 
 
+def test_the_ledger_from_its_newest_line(house: House) -> None:
+    """`sort=newest` turns it round, page by page; a cursor belongs to its direction."""
+    sku, client = fresh(house), house.client("viewer")
+    for n in range(1, 6):
+        receive(house, sku, n)
+    seen: list[int] = []
+    query: dict[str, Any] = {"sort": "newest", "limit": 2}
+    cursors: list[str] = []
+    while True:
+        page = good(client.get(path(sku, "movements"), params=query))
+        seen += [one["change"] for one in page["items"]]
+        if len(seen) == 2:
+            receive(house, sku, 6)  # a new line shifts nothing
+        if page["next_cursor"] is None:
+            break
+        cursors.append(page["next_cursor"])
+        query["cursor"] = page["next_cursor"]
+    assert seen == [5, 4, 3, 2, 1]
+    forwards = client.get(path(sku, "movements"), params={"cursor": cursors[0]})
+    problem(forwards, 400, "bad_cursor")
+    assert parameters(client.get(path(sku, "movements"), params={"sort": "id"})) == ["sort"]
+
+
+# --- all of it ------------------------------------------------------------------------
+
+
+def shelf(house: House, **query: Any) -> list[dict[str, Any]]:
+    """All pages of `GET /stock`."""
+    found: list[dict[str, Any]] = []
+    while True:
+        page = good(house.client("viewer").get("/stock", params=query))
+        found += page["items"]
+        if page["next_cursor"] is None:
+            return found
+        query["cursor"] = page["next_cursor"]
+
+
+def stocked(house: House, mark: str) -> None:
+    """One SKU in each state, some with a product and some without; all begin with `mark`."""
+    admin = house.client()
+    for letter, name in (("a", "Ärger"), ("c", "Cinema"), ("d", "Ärmel")):
+        body = {"sku": f"{mark}-{letter}", "name": name, "price_cents": 990}
+        good(admin.post("/products", json=body), 201)
+    for letter, quantity in (("b", 3), ("c", 5), ("d", 1), ("e", 2), ("Z", 9)):
+        receive(house, f"{mark}-{letter}", quantity)
+    good(admin.patch(path(f"{mark}-c"), json={"low_at": 4}))
+    good(admin.patch(path(f"{mark}-b"), json={"low_at": 3}))
+    assert admin.delete(f"/products/{mark}-c").status_code == 204
+    good(buy(house, house.queue(), (f"{mark}-d", 1)), 201)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 200])
+def test_all_that_is_sold_or_counted(house: House, limit: int) -> None:
+    """By SKU, bytewise, each once: products with and without stock, stock without a product."""
+    mark = f"all-{next(NUMBERS)}"
+    stocked(house, mark)
+    found = shelf(house, q=mark.upper(), limit=limit)
+    names = {
+        f"{mark}-{letter}": name
+        for letter, name in zip("acd", ("Ärger", "Cinema", "Ärmel"), strict=True)
+    }
+    assert [one["sku"] for one in found] == [f"{mark}-{letter}" for letter in "Zabcde"]
+    for one in found:
+        assert list(one) == ["sku", "name", "price_cents", "currency", "active", "stock"]
+        assert one["name"] == names.get(one["sku"])
+        counted = not one["sku"].endswith("-a")
+        assert one["stock"] == (level(house, one["sku"]) if counted else None)
+    off = [one["active"] for one in found]
+    assert off == [None, True, None, False, True, None]
+
+
+def test_what_is_low_and_what_is_out(house: House) -> None:
+    """Each SKU is in one state, by its events' words; a search finds SKU and name alike."""
+    mark = f"state-{next(NUMBERS)}"
+    stocked(house, mark)
+    states = {
+        state: [one["sku"][-1] for one in shelf(house, q=mark, state=state, limit=1)]
+        for state in ("in_stock", "low", "out", "uncounted")
+    }
+    assert states == {"in_stock": ["Z", "c", "e"], "low": ["b"], "out": ["d"], "uncounted": ["a"]}
+    named = [one["sku"] for one in shelf(house, q="äRM", limit=200)]
+    assert f"{mark}-d" in named
+    assert f"{mark}-a" not in named
+    assert shelf(house, q=f"{mark}-%") == []
+    client = house.client("viewer")
+    cursor = good(client.get("/stock", params={"q": mark, "limit": 1}))["next_cursor"]
+    problem(client.get("/stock", params={"cursor": cursor}), 400, "bad_cursor")
+    assert parameters(client.get("/stock", params={"state": "gone"})) == ["state"]
+
+
 # --- purchases ------------------------------------------------------------------------
 
 

@@ -3,9 +3,8 @@
 import html
 import re
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -15,11 +14,12 @@ import pages
 import texts
 from models import Status
 from tests.answers import NOWHERE
-from tests.chromium import chromium
+from tests.chromium import chromium, opened
 from tests.conftest import entered
 from tests.front import front
-from tests.house import PASSWORD, House, running
+from tests.house import House, running
 from tests.live import PUBLIC_URL, forged_ticket, ticket
+from tests.visits import at_home, cookie_of
 
 Test = TypeVar("Test", bound=Callable[..., None])
 
@@ -61,7 +61,8 @@ def test_the_link_of_a_post_shows_the_order(house: House) -> None:
         "Received in",
         "Work began in",
         queue,
-        "2 × disc-001",
+        "disc-001 2 R$19.80",
+        "Total R$19.80",
     ):
         assert word in text
     for secret in (message["receipt"], "worker", "c-own", posted["tracking"]["ticket"]):
@@ -103,7 +104,7 @@ def test_a_way_through_queues(house: House) -> None:
     (message,) = house.claim(first)
     house.settle("ack", message, forward_to=second)
     answer = look(house, posted["id"], ticket=posted["tracking"]["ticket"])
-    steps = re.findall(r'<li data-state="(\w+)"[^>]*>([^<]*)</li>', answer.text)
+    steps = re.findall(r'<li data-state="(\w+)"[^>]*><span>([^<]*)</span>', answer.text)
     assert steps == [("done", first), ("here", second)]
     text = seen(answer)
     lines = [
@@ -127,8 +128,9 @@ def test_a_way_through_queues(house: House) -> None:
 PLACES = [
     ((12, True, 95), "Place 12 in line, about 2 min", "Lugar 12 na fila, cerca de 2 min"),
     ((1, True, 60), "Place 1 in line, about 1 min", "Lugar 1 na fila, cerca de 1 min"),
+    ((9, True, 6_000), "Place 9 in line, about 2 h", "Lugar 9 na fila, cerca de 2 h"),
     ((3, True, None), "Place 3 in line", "Lugar 3 na fila"),
-    ((1000, False, 95), "Beyond place 1000 in line", "Depois do lugar 1000 na fila"),
+    ((1000, False, 95), "Beyond place 1,000 in line", "Depois do lugar 1.000 na fila"),
     ((None, None, None), "", ""),
 ]
 
@@ -137,12 +139,12 @@ PLACES = [
 def test_a_place_in_words(
     told: tuple[int | None, bool | None, int | None], english: str, portuguese: str
 ) -> None:
-    """The place and a time in minutes; no time where it is only known what is too short."""
+    """The place and a time; no time where it is only known what is too short."""
     order: dict[str, Any] = dict(
         zip(("position", "position_exact", "eta_seconds"), told, strict=True)
     )
-    assert pages.place(texts.TEXTS["en"], order) == english
-    assert pages.place(texts.TEXTS["pt-BR"], order) == portuguese
+    assert pages.place("en", order) == english
+    assert pages.place("pt-BR", order) == portuguese
 
 
 def test_a_page_shows_the_place(house: House) -> None:
@@ -184,7 +186,8 @@ def test_the_page_speaks_both_languages(house: House, language: str, word: str) 
     answer = look(house, posted["id"], lang=language, ticket=text)
     assert f'<html lang="{language}">' in answer.text
     assert word in seen(answer)
-    (link,) = re.findall(r'<a href="(\?[^"]*)"', answer.text)
+    links = re.findall(r'<a href="(\?[^"]*)"[^>]*?( aria-current="true")?>', answer.text)
+    ((link, _),) = [one for one in links if not one[1]]
     other = httpx.get(f"{house.url}/track/{posted['id']}{html.unescape(link)}")
     assert other.status_code == 200
     assert f'<html lang="{language}">' not in other.text
@@ -324,33 +327,6 @@ def browsing(test: Test) -> Test:
     return pytest.mark.browser(ON_SQLITE(test))
 
 
-@contextmanager
-def opened(
-    browser: Browser, url: str, *, locale: str = "en-US", errors: str = "", cookie: str = ""
-) -> Iterator[Page]:
-    """A page in a browser of its own. Fails on an error in the console that does not match
-    `errors`, on a script that falls, and on a request to anybody else."""
-    hosts, faults = set[str](), list[str]()
-    origin = f"{urlsplit(url).scheme}://{urlsplit(url).netloc}"
-    with ExitStack() as stack:
-        context = browser.new_context(locale=locale)
-        stack.callback(context.close)
-        if cookie:
-            name, _, value = cookie.partition("=")
-            context.add_cookies([{"name": name, "value": value, "url": origin}])
-        page = context.new_page()
-        page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on(
-            "console",
-            lambda said: faults.append(said.text) if said.type in ("error", "warning") else None,
-        )
-        page.goto(url)
-        yield page
-    assert hosts == {urlsplit(url).netloc}
-    assert [one for one in faults if not errors or not re.search(errors, one)] == []
-
-
 def link(house: House, posted: dict[str, Any], url: str | None = None) -> str:
     """The address of a post's page, at the port where the service, or its proxy, is."""
     return (url or house.url) + posted["tracking"]["url"].removeprefix(PUBLIC_URL)
@@ -381,11 +357,11 @@ def test_a_change_appears_by_itself(
         expect(page.locator("#asked")).to_be_hidden()
         (message,) = house.claim(first)
         house.settle("ack", message, forward_to=second)
-        expect(page.locator("#steps li")).to_have_text([first, second])
+        expect(page.locator("#steps li")).to_have_text([f"{first}, {words['track.done']}", second])
         (message,) = house.claim(second)
         house.settle("ack", message)
         expect(status).to_have_text(done)
-        expect(page.locator("#line")).to_have_text(words["line.over"])
+        expect(page.locator("#line")).to_have_text(words["track.over"])
         assert page.evaluate("window.unchanged")
         live = shape(page)
         page.reload()
@@ -396,7 +372,10 @@ def test_a_change_appears_by_itself(
 def shape(page: Page) -> dict[str, list[str]]:
     """What the page shows that scripts change."""
     return {
-        "now": page.locator(".now p").all_inner_texts(),
+        "now": [
+            text.partition(" · ")[0]
+            for text in page.locator(".now p:not([hidden])").all_inner_texts()
+        ],
         "steps": page.locator("#steps li").all_inner_texts(),
         "states": [li.get_attribute("data-state") or "" for li in page.locator("#steps li").all()],
         "history": page.locator("#history li").all_inner_texts(),
@@ -438,17 +417,43 @@ def test_what_happened_before_the_script_ran_is_not_missed(house: House, browser
         expect(page.locator("#history li")).to_have_count(2)
 
 
+# Keeps what stands in each element, and notes what was written over with the same; and what
+# the live parts said, one after the other.
+WATCH = """() => {
+  const main = document.querySelector("main");
+  const known = new Map();
+  const shown = (node) => node.outerHTML ?? node.data;
+  const remember = () => main.querySelectorAll("*").forEach((node) => known.set(node, shown(node)));
+  const told = (id) => document.getElementById(id).innerText;
+  window.redrawn = [];
+  window.lines = [told("line")];
+  window.statuses = [told("status")];
+  const note = (list, text) => list.at(-1) === text || list.push(text);
+  const look = (records) => {
+    for (const node of new Set(records.map((record) => record.target))) {
+      if (known.get(node) === shown(node)) redrawn.push(shown(node));
+    }
+    remember();
+    note(lines, told("line"));
+    note(statuses, told("status"));
+  };
+  remember();
+  const all = { attributes: true, characterData: true, childList: true, subtree: true };
+  new MutationObserver(look).observe(main, all);
+}"""
+
+
 @pytest.mark.browser
 def test_a_page_survives_a_restart(browser: Browser) -> None:
-    """The service is killed and comes back: the page reconnects and misses nothing."""
+    """The service is killed and comes back: nothing is missed, reloaded, or drawn twice."""
     with running() as house:
         queue = house.queue()
         posted = house.post(queue)
         house.token("worker")
         server = house.servers[0]
         with opened(browser, link(house, posted), errors="ERR_CONNECTION|ERR_INCOMPLETE") as page:
-            page.evaluate("window.unchanged = true")
             expect(page.locator("#line")).to_contain_text("Live")
+            page.evaluate(WATCH)
             server.kill()
             expect(page.locator("#line")).to_contain_text("trying again")
             expect(page.locator("#line")).to_have_attribute("data-state", "waiting")
@@ -457,7 +462,163 @@ def test_a_page_survives_a_restart(browser: Browser) -> None:
             house.settle("ack", message)
             expect(page.locator("#status")).to_have_text("Completed", timeout=30_000)
             expect(page.locator("#history li")).to_have_count(3)
-            assert page.evaluate("window.unchanged")
+            assert page.evaluate("redrawn") == []
+            lines = ["Live: changes", "The connection is gone", "Live: changes", "Nothing more"]
+            told = page.evaluate("lines")
+            assert [line.startswith(want) for line, want in zip(told, lines, strict=True)] == [
+                True
+            ] * 4
+            known = ["In line", "In progress", "Completed"]
+            statuses = page.evaluate("statuses")
+            assert statuses == [one for one in known if one in statuses]
+
+
+STATES = """async (names) => {
+  const { patiently } = await import("/static/page.js");
+  window.said = [];
+  const tell = patiently(({ name }) => said.push(name));
+  const next = { retrying: 2_000 }; // ms
+  window.become = (name) => tell({ name, at: name in next ? Date.now() + next[name] : undefined });
+}"""
+
+
+@browsing
+def test_a_line_that_mends_itself_is_not_mentioned(house: House, browser: Browser) -> None:
+    """Nobody is told of a line that comes back at the first try; of a longer break, once."""
+    queue = house.queue()
+    posted = house.post(queue)
+    (message,) = house.claim(queue)
+    house.settle("ack", message)
+    with opened(browser, link(house, posted)) as page:  # of an order that nobody follows any more
+        page.clock.install(time=0)
+        page.reload()
+        page.clock.pause_at(60)
+        page.evaluate(STATES)
+        for name, after, told in (
+            ("live", 0, ["live"]),
+            ("retrying", 3_400, ["live"]),
+            ("live", 9_000, ["live", "live"]),
+            ("retrying", 3_400, ["live", "live"]),
+            ("offline", 200, ["live", "live", "offline"]),
+            ("live", 0, ["live", "live", "offline", "live"]),
+        ):
+            page.evaluate("name => become(name)", name)
+            page.clock.run_for(after)
+            assert page.evaluate("said") == told
+
+
+@browsing
+def test_a_page_that_slept_catches_up(house: House, browser: Browser) -> None:
+    """A browser freezes it, hours later it goes on: what it shows is true, without a reload."""
+    first, second = house.queue(), house.queue()
+    posted = house.post(first)
+    with opened(browser, link(house, posted)) as page:
+        expect(page.locator("#line")).to_contain_text("Live")
+        page.evaluate(WATCH)
+        session = page.context.new_cdp_session(page)
+        session.send("Page.setWebLifecycleState", {"state": "frozen"})
+        (message,) = house.claim(first)
+        house.settle("ack", message, forward_to=second)
+        house.claim(second)
+        session.send("Page.setWebLifecycleState", {"state": "active"})
+        expect(page.locator("#status")).to_have_text("In progress")
+        expect(page.locator("#steps li")).to_have_count(2)
+        expect(page.locator("#history li")).to_have_count(4)
+        assert page.evaluate("redrawn") == []
+
+
+@browsing
+def test_only_a_change_of_status_is_announced(house: House, browser: Browser) -> None:
+    """What live regions say: each status once, as a whole; no place, no time, no history."""
+    queue = house.queue()
+    house.post(queue)
+    posted = house.post(queue)
+    with opened(browser, link(house, posted)) as page:
+        expect(page.locator("#line")).to_contain_text("Live")
+        regions = "main :is([aria-live], [role=status], [role=alert])"
+        said = page.locator(regions)
+        assert [one.get_attribute("id") for one in said.all()] == ["line", None, "shared"]
+        assert said.nth(1).get_attribute("aria-atomic") == "true"
+        before = said.all_text_contents()
+        house.claim(queue)
+        expect(page.locator("#place")).to_contain_text("Place 1 in line")
+        assert said.all_text_contents() == before
+        house.claim(queue)
+        expect(said.nth(1)).to_contain_text("In progress")
+
+
+@browsing
+def test_the_last_change_is_told_in_two_ways(house: House, browser: Browser) -> None:
+    """The exact time in the reader's zone, and how long ago, by the service's clock."""
+    posted = house.post(house.queue())
+    with opened(
+        browser,
+        link(house, posted),
+        before="const at = Date.now; Date.now = () => at() - 7_200_000;",
+    ) as page:
+        changed = page.locator("#changed")
+        expect(changed).to_have_text(
+            re.compile(r"\w+ \d+, \d{4}, .* (AM|PM) · (now|\d+ seconds? ago)")
+        )
+
+
+# --- the link to send ------------------------------------------------------------------
+
+
+@browsing
+def test_a_link_is_copied_for_somebody_else(house: House, browser: Browser) -> None:
+    """The page's own link, without the language of whoever copies it."""
+    posted = house.post(house.queue())
+    with opened(browser, link(house, posted) + "&lang=en") as page:
+        assert copied(page) == link(house, posted)
+
+
+@pytest.mark.browser
+def test_staff_copy_a_link_for_the_customer(browser: Browser) -> None:
+    """Whoever sees the page by a sign-in is given one that works without."""
+    with at_home() as house:
+        posted = house.post(house.queue())
+        url = f"{house.url}/track/{posted['id']}"
+        with opened(browser, url, cookie=cookie_of(house, "viewer")) as page:
+            address = copied(page)
+        assert address.startswith(f"{url}?ticket=")
+        assert "In line" in seen(httpx.get(address))
+
+
+def copied(page: Page) -> str:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.get_by_role("button", name="Copy the link").click()
+    expect(page.locator("#shared")).to_have_text("The link is copied.")
+    return page.evaluate("navigator.clipboard.readText()")
+
+
+@browsing
+def test_a_link_can_be_copied_by_hand(house: House, browser: Browser) -> None:
+    """Where a page may not copy, the link stands there, marked."""
+    posted = house.post(house.queue())
+    with opened(
+        browser,
+        link(house, posted),
+        before="navigator.clipboard.writeText = () => Promise.reject(Error('no'))",
+    ) as page:
+        page.get_by_role("button", name="Copy the link").click()
+        field = page.get_by_label("Copy this link")
+        expect(field).to_have_value(link(house, posted))
+        assert page.evaluate("getSelection().toString()") == link(house, posted)
+
+
+@browsing
+def test_a_link_goes_to_another_program(house: House, browser: Browser) -> None:
+    """Where the device can share, there is a button for it."""
+    posted = house.post(house.queue())
+    with opened(
+        browser,
+        link(house, posted),
+        before="navigator.share = async (what) => (window.shared = what)",
+    ) as page:
+        page.get_by_role("button", name="Share…").click()
+        page.wait_for_function("window.shared?.url")
+        assert page.evaluate("window.shared.url") == link(house, posted)
 
 
 @browsing
@@ -529,10 +690,9 @@ def test_a_page_follows_by_cookie(house: House, browser: Browser) -> None:
     """Staff that are signed in see any order live, without a ticket."""
     queue = house.queue()
     posted = house.post(queue)
-    sign_in = {"username": "viewer", "password": PASSWORD}
-    answer = httpx.post(f"{house.url}/api/v1/auth/session", json=sign_in)
-    cookie = answer.headers["set-cookie"].partition(";")[0]
-    with opened(browser, f"{house.url}/track/{posted['id']}", cookie=cookie) as page:
+    with opened(
+        browser, f"{house.url}/track/{posted['id']}", cookie=cookie_of(house, "viewer")
+    ) as page:
         expect(page.locator("#line")).to_contain_text("Live")
         house.claim(queue)
         expect(page.locator("#status")).to_have_text("In progress")

@@ -16,6 +16,7 @@ const stream: Stream = connect({
   renew: async () => (await fetch("/my/ticket")).text(),
   after: null,
   snapshot: true,
+  coalesce: "latest",
   on: {
     "*": (event) => console.log(event.type, event.id),
     "order.*": ({ data }) => show(data),

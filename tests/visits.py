@@ -1,0 +1,46 @@
+"""A service at its own address, and browsers that are signed in to it."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import httpx
+from playwright.sync_api import Browser, Page
+
+from tests.chromium import opened
+from tests.house import ADMIN_PASSWORD, API, PASSWORD, House, running
+from tests.services import free_port
+
+
+@contextmanager
+def at_home(**settings: str) -> Iterator[House]:
+    """A service whose PUBLIC_URL is where it stands: what its pages send has its origin."""
+    port = free_port()
+    where = f"http://127.0.0.1:{port}"
+    with running(1, each=(), PORT=str(port), **{"PUBLIC_URL": where, **settings}) as house:
+        yield house
+
+
+def password_of(role: str) -> str:
+    return ADMIN_PASSWORD if role == "admin" else PASSWORD
+
+
+def cookie_of(house: House, role: str) -> str:
+    """`name=value` of a fresh session of the account of this role."""
+    sign_in = {"username": role, "password": password_of(role)}
+    answer = httpx.post(f"{house.url}{API}/auth/session", json=sign_in)
+    assert answer.status_code == 204, answer.text
+    return answer.headers["set-cookie"].partition(";")[0]
+
+
+def visit(
+    browser: Browser,
+    house: House,
+    path: str,
+    role: str = "admin",
+    *,
+    locale: str = "en-US",
+    errors: str = "",
+) -> AbstractContextManager[Page]:
+    """A page in a browser that is signed in as a role; the rest as `opened`."""
+    cookie = cookie_of(house, role)
+    return opened(browser, house.url + path, locale=locale, errors=errors, cookie=cookie)
