@@ -2459,7 +2459,8 @@ def problem_page(problem: Problem, request: Request) -> Response:
     missing = isinstance(problem, errors.Unauthenticated)
     if section in FOR_MEMBERS and looks and missing:
         return sign_in_first(request)
-    if section == "register" and looks:  # by a link of the page that refused a registration
+    if section == "register" and isinstance(problem, errors.MethodNotAllowed) and looks:
+        # By the link to another language on the page that refused a registration.
         return see(f"/login?{request.url.query}")
     kind = problem.code
     if missing and "ticket" in request.query_params:

@@ -9,8 +9,12 @@ same words.
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
+
+from babel import Locale
+from babel.numbers import format_currency, format_decimal, get_currency_precision
 
 DEFAULT = "en"
 LANGUAGES = ("en", "pt-BR")
@@ -50,42 +54,35 @@ def words_of(language: str, *areas: str) -> dict[str, str]:
 
 
 def plural(language: str, n: int) -> str:
-    """The cardinal category of a whole number (CLDR): Portuguese counts 0 as one."""
-    return "one" if n == 1 or (n == 0 and language.startswith("pt")) else "other"
+    """The cardinal category of a whole number (CLDR)."""
+    return _LOCALES[language].plural_form(n)
 
 
 def say(language: str, key: str, **values: object) -> str:
     """Words with values filled in; a whole `n` chooses the plural."""
     words, n = TEXTS[language], values.get("n")
     if isinstance(n, int):
-        key = f"{key}.{plural(language, n)}" if f"{key}.other" in words else key
         values["n"] = number(language, n)
+        chosen = f"{key}.{plural(language, n)}"
+        key = chosen if chosen in words else f"{key}.other" if f"{key}.other" in words else key
     return PLACE.sub(lambda found: str(values.get(found[1], found[0])), words[key])
 
 
 def number(language: str, n: int) -> str:
     """A whole number in groups of three."""
-    return _marked(language, f"{n:,}")
+    return format_decimal(n, locale=_LOCALES[language])
 
 
 def money(language: str, cents: int, currency: str) -> str:
-    """An amount as `Intl.NumberFormat` of a browser writes it, for currencies with cents."""
-    amount = _marked(language, f"{abs(cents) / 100:,.2f}")
-    sign = "-" if cents < 0 else ""
-    symbol = _SYMBOLS[language].get(currency, currency)
-    apart = "\N{NO-BREAK SPACE}" if language == "pt-BR" or symbol == currency else ""
-    return f"{sign}{symbol}{apart}{amount}"
+    """An amount of minor units as `Intl.NumberFormat` of a browser writes it."""
+    amount = Decimal(cents).scaleb(-get_currency_precision(currency))
+    text = format_currency(amount, currency, locale=_LOCALES[language])
+    return _LETTER_AT_DIGIT.sub("\N{NO-BREAK SPACE}", text)
 
 
-_SYMBOLS = {
-    "en": {"BRL": "R$", "EUR": "€", "GBP": "£", "USD": "$"},
-    "pt-BR": {"BRL": "R$", "EUR": "€", "GBP": "£", "USD": "US$"},
-}
-
-
-def _marked(language: str, english: str) -> str:
-    return english.translate(str.maketrans(",.", ".,")) if language == "pt-BR" else english
-
+_LOCALES = {tag: Locale.parse(tag, sep="-") for tag in LANGUAGES}
+# CLDR sets a name made of letters apart from the number; Babel does not.
+_LETTER_AT_DIGIT = re.compile(r"(?<=[A-Za-z])(?=\d)")
 
 _RANGE = re.compile(r"\s*([A-Za-z*]{1,8})(?:-[A-Za-z0-9-]+)?\s*(?:;\s*q=([01](?:\.\d{0,3})?)\s*)?")
 

@@ -30,8 +30,16 @@ export function say(key, values = {}) {
   });
 }
 
+/** How many digits the minor unit of a currency has: 2 for BRL, none for JPY. */
+export function digits(currency) {
+  if (!/^[A-Z]{3}$/.test(currency)) return 2; // somebody is still typing
+  return new Intl.NumberFormat(language, { style: "currency", currency }).resolvedOptions().maximumFractionDigits;
+}
+
+/** An amount of minor units. */
 export function money(cents, currency) {
-  return new Intl.NumberFormat(language, { style: "currency", currency }).format(cents / 100);
+  const amount = cents / 10 ** digits(currency);
+  return new Intl.NumberFormat(language, { style: "currency", currency }).format(amount);
 }
 
 /** A length of time in its largest unit: 90 → "2 min". */

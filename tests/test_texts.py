@@ -118,7 +118,9 @@ def test_numbers_are_those_of_the_browser(page: tuple[str, Page]) -> None:
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("currency", ["BRL", "EUR", "GBP", "USD", "CHF", "SEK", "XYZ"])
+@pytest.mark.parametrize(
+    "currency", ["BRL", "EUR", "GBP", "USD", "CHF", "SEK", "XYZ", "JPY", "KWD", "CAD", "MXN"]
+)
 def test_money_is_that_of_the_browser(page: tuple[str, Page], currency: str) -> None:
     """Symbol, sign and blanks included, for amounts from nothing to ten thousand million."""
     language, here = page

@@ -5,6 +5,7 @@ import {
   call,
   calmly,
   copyButton,
+  digits,
   el,
   find,
   follow,
@@ -99,7 +100,7 @@ function price(line) {
   const amount = field(line, "amount_cents");
   const cents = product && product.price_cents * field(line, "quantity").value;
   const own = Boolean(amount.dataset.own);
-  if (!own) amount.value = product && product.currency === fields.currency.value ? (cents / 100).toFixed(2) : "";
+  if (!own) amount.value = product && product.currency === fields.currency.value ? (cents / unit()).toFixed(digits(product.currency)) : "";
   const told = product ? [posted(product.name), ` · ${money(product.price_cents, product.currency)}`] : [];
   find(".about", line).replaceChildren(...told);
   post?.show();
@@ -146,8 +147,9 @@ function newKey() {
   fields.idempotency_key.value = `console-${[...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("")}`;
 }
 
+const unit = () => 10 ** digits(fields.currency.value);
 const whole = (input) => (input.value === "" ? undefined : Number(input.value));
-const cents = (input) => (input.value === "" ? undefined : Math.round(input.value * 100));
+const cents = (input) => (input.value === "" ? undefined : Math.round(input.value * unit()));
 
 function metadata() {
   const text = fields.metadata.value;

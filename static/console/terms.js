@@ -1,17 +1,15 @@
 // The fields of a product that can be changed (templates/terms.html): from what the API says
 // to what stands in a form, and back.
-import { find, language, say } from "/static/page.js";
+import { digits, find, language, say } from "/static/page.js";
 
 const NAMES = ["name", "price_cents", "currency", "available_from", "max_per_order", "attributes"];
 
 /** "9,90" → 990; what is no amount is kept from being sent by the field's pattern. */
-function cents(text) {
-  const [whole, part = ""] = text.replace(",", ".").split(".");
-  return Number(whole) * 100 + Number(part.padEnd(2, "0"));
-}
+const cents = (text, currency) => Math.round(Number(text.replace(",", ".")) * 10 ** digits(currency));
 
 const [, mark] = (1.1).toLocaleString(language);
-const amount = (value) => `${Math.floor(value / 100)}${mark}${String(value % 100).padStart(2, "0")}`;
+const amount = (value, currency) =>
+  (value / 10 ** digits(currency)).toFixed(digits(currency)).replace(".", mark);
 
 /** An instant as a field for local times writes it. */
 function local(instant) {
@@ -33,7 +31,7 @@ const READ = {
   attributes: (text) => JSON.parse(text || "{}"),
 };
 
-const written = (name, product) => (WRITTEN[name] ?? String)(product[name]);
+const written = (name, product) => (WRITTEN[name] ?? String)(product[name], product.currency);
 
 /** The fields of a product in a form. */
 export class Terms {
@@ -69,7 +67,8 @@ export class Terms {
 
   /** What stands in some fields, as the API takes it. */
   values(names = NAMES) {
-    const value = (name) => (READ[name] ?? String)(this.#field(name).value.trim());
+    const currency = this.#field("currency").value;
+    const value = (name) => (READ[name] ?? String)(this.#field(name).value.trim(), currency);
     return Object.fromEntries(names.map((name) => [name, value(name)]));
   }
 
