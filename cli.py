@@ -327,6 +327,8 @@ def welcome(current: Settings, url: str, how: str) -> str:
     redis = current.redis_url
     rows = {
         "address": url,
+        "console": f"{url}/admin",
+        **({"shop": f"{url}/shop"} if current.shop else {}),
         "documentation": f"{url}/docs",
         "data": str(current.data_dir.absolute()),
         "database": config.masked_url(current.database_url.get_secret_value()),
