@@ -1539,6 +1539,7 @@ Refused = (
     errors.IdempotencyKeyReused,
     errors.NotOnSale,
     errors.OutOfStock,
+    errors.VersionMismatch,
 )
 
 
@@ -1556,7 +1557,14 @@ async def place_order(request: Request, body: schemas.OrderIn, key: Key, who: Ca
     """Order at the catalogue's prices. The same idempotency key again answers as the first time."""
     purchase = body.purchase(buyer(body, who))
     ttl = order_ttl(who)
-    command = moves.PlaceOrder(queues.PROTECTED, purchase, who.account, key, ttl_seconds=ttl)
+    command = moves.PlaceOrder(
+        queues.PROTECTED,
+        purchase,
+        who.account,
+        key,
+        ttl_seconds=ttl,
+        seen_cents=body.total_cents,
+    )
     return await ordered(command, who)
 
 
@@ -1698,6 +1706,7 @@ async def check_out(
         account=who.account,
         key=key,
         ttl_seconds=order_ttl(who),
+        seen_cents=body.total_cents,
         if_match=match,
     )
     return await ordered(command, who)

@@ -659,6 +659,7 @@ class PlaceOrder(Enqueue):
     verb: ClassVar[str] = "place_order"
 
     ttl_seconds: int = 0  # 0: it waits for ever
+    seen_cents: int | None = None  # the total that the buyer was shown; None: he does not say
 
     def __post_init__(self) -> None:
         Enqueue.__post_init__(self)  # `super()` cannot be used in a dataclass with slots
@@ -681,6 +682,8 @@ class PlaceOrder(Enqueue):
         Enqueue._check(self, desk)
         changes = {"items": [item for item, _ in lines], "currency": currencies[0]}
         self.purchase = self.purchase.model_copy(update=changes)
+        if self.seen_cents not in (None, self.purchase.total_cents()):
+            raise VersionMismatch("The total is another by now.")
         self.items = to_json(self.purchase.items).decode()
 
     def _priced(self, desk: Desk, place: int) -> tuple[Item, str]:

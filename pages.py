@@ -205,6 +205,7 @@ class Disc:
     genre: str | None
     year: int | None
     price: str
+    cents: int
     opens: str | None  # on sale from then on, while that is ahead
     available: int | None
     version: int  # of the stock; 0: not counted
@@ -224,6 +225,7 @@ class Disc:
             genre=_text(about.get("genre")),
             year=about["release_year"] if type(about.get("release_year")) is int else None,
             price=amount(language, product["currency"], product["price_cents"]),
+            cents=product["price_cents"],
             opens=opens if soon else None,
             available=available,
             version=0 if stock is None else stock["version"],

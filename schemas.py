@@ -238,6 +238,11 @@ class OrderItem(Body):
     quantity: Annotated[int, whole(1, 10_000)]
 
 
+SeenTotal = Annotated[
+    Cents, Field(description="What the buyer was shown; is it another by now, nothing is bought.")
+]
+
+
 class OrderIn(Body):
     """What a customer orders: the catalogue says the prices."""
 
@@ -250,6 +255,7 @@ class OrderIn(Body):
     )
     items: Annotated[list[OrderItem], Field(min_length=1, max_length=100)]
     reference: Label | None = Field(default=None, description="The shop's own number.")
+    total_cents: SeenTotal | None = None
 
     def purchase(self, customer: str) -> Purchase:
         items = [Item(sku=one.sku, quantity=one.quantity) for one in self.items]
@@ -270,6 +276,7 @@ class CheckoutIn(Body):
     model_config = example(reference="1042")
 
     reference: Label | None = Field(default=None, description="The shop's own number.")
+    total_cents: SeenTotal | None = None
 
 
 class Claim(Body):

@@ -119,8 +119,9 @@ const asking = (disc) => () => {
 };
 
 async function buy(disc) {
-  const { sku } = disc.dataset;
-  const wish = { path: "/api/v1/orders", body: { items: [{ sku, quantity: 1 }] }, sku };
+  const { sku, cents } = disc.dataset;
+  const body = { items: [{ sku, quantity: 1 }], total_cents: Number(cents) };
+  const wish = { path: "/api/v1/orders", body, sku };
   await settle(disc, () => purchase(wish, asking(disc)));
 }
 
@@ -153,6 +154,9 @@ async function whyNot(disc, error) {
   if (error.code === "not_on_sale") {
     return [say((await readAgain(disc)) ? "shop.not_yet" : "cart.gone")];
   }
+  if (error.code === "version_mismatch" && (await readAgain(disc))) {
+    return [say("shop.repriced", { price: find(".price", disc).textContent })];
+  }
   return refusal(error);
 }
 
@@ -160,6 +164,8 @@ async function whyNot(disc, error) {
 async function readAgain(disc) {
   try {
     const found = await call("GET", `/api/v1/products/${encodeURIComponent(disc.dataset.sku)}`);
+    disc.dataset.cents = found.price_cents;
+    put(find(".price", disc), money(found.price_cents, found.currency));
     const opens = found.available_from;
     if (opens && Date.parse(opens) > now()) disc.dataset.opens = opens;
     watch();

@@ -194,7 +194,7 @@ export const empty = (waiting) =>
 
 /** Buy all that the caller has seen in the cart. */
 export async function checkOut(seen, waiting) {
-  return purchase({ path: `${CART}/checkout`, body: {}, version: seen.version }, waiting);
+  return purchase({ path: `${CART}/checkout`, body: { total_cents: seen.total_cents }, version: seen.version }, waiting);
 }
 
 // --- words -----------------------------------------------------------------------------------

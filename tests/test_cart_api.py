@@ -239,6 +239,17 @@ def test_a_cart_becomes_one_order(shopper: Shopper) -> None:
     assert [one["id"] for one in shopper.orders()] == [order["id"]]
 
 
+def test_nobody_pays_more_than_the_cart_showed(shopper: Shopper) -> None:
+    """A price that rose since he looked: 412, and all still lies in the cart."""
+    sku = shopper.product()
+    shopper.put(sku, quantity=2)
+    shopper.change(sku, price_cents=PRICE + 1)
+    problem(shopper.check_out(total_cents=2 * PRICE), 412, "version_mismatch")
+    seen = shopper.cart()["total_cents"]
+    assert seen == 2 * PRICE + 2
+    assert good(shopper.check_out(total_cents=seen), 201)["total_cents"] == seen
+
+
 def test_it_has_the_shape_of_a_posted_order(shopper: Shopper) -> None:
     """Whoever reads the answer to `POST /orders` reads this one too."""
     sku = shopper.product()

@@ -350,6 +350,19 @@ def test_a_line_that_is_sold_out(shop: House, enter: Enter) -> None:
     assert [len(order["items"]) for order in buyer.orders()] == [1]
 
 
+def test_a_price_that_changed_is_shown_first(shop: House, enter: Enter) -> None:
+    """He buys at the price he saw: he is told the new one, and buys at it if he clicks again."""
+    sku = disc(shop, copies=9)
+    card = Card(live(enter(Buyer(shop))), sku)
+    good(shop.client().patch(f"/products/{sku}", json={"price_cents": 2500}))
+    card.buy.click()
+    expect(card.outcome).to_have_text(WORDS["shop.repriced"].replace("{price}", "R$25.00"))
+    expect(card.left).to_have_text("9 in stock")
+    expect(card.buy).not_to_have_attribute("aria-disabled", "true")
+    card.buy.click()
+    expect(card.left).to_have_text("8 in stock")
+
+
 def test_a_cart_that_was_changed_elsewhere_is_shown_first(shop: House, enter: Enter) -> None:
     """He buys what he sees: another tab has changed it, so he is told, and looks again."""
     sku = disc(shop, copies=9)
