@@ -33,7 +33,7 @@ GONE = "01900000-0000-7000-8000-000000000000"  # an order that is nowhere
 HELD = 10  # of disc-1 by what is pending and processing after `live`
 STRETCHES = tuple(replace(book, size=2) for book in audit.BOOKS)  # as a large one is read
 TABLES = (
-    *("queues", "queue_counts", "messages", "keys", "events", "stream"),
+    *("queues", "queue_counts", "queue_rates", "messages", "keys", "events", "stream"),
     *("stock", "stock_movements", "customers", "customer_counts"),
 )
 UNLOCK = (  # the CHECKs that would not let in what is to be found
