@@ -78,9 +78,6 @@ class Service:
             self.writer = Writer(self.db, self.committed)
             await self.writer.start()
             stack.push_async_callback(self.writer.stop)
-            if self.wire is not None:
-                await self.wire.start(seen.epoch)
-                stack.push_async_callback(self.wire.stop)
             self.processes = Processes(self.db, self.hub)
             await self.processes.start()
             stack.push_async_callback(self.processes.stop)
@@ -94,6 +91,9 @@ class Service:
                 self._settings.event_retention_days,
                 self._settings.audit_days,
             )
+            if self.wire is not None:  # what it hears goes to the parts above
+                await self.wire.start(seen.epoch)
+                stack.push_async_callback(self.wire.stop)
             await self.upkeep.start(seen)
             stack.push_async_callback(self.upkeep.stop)
             drain = asyncio.create_task(self._drain(), name="drain")

@@ -87,6 +87,14 @@ def claimed_while_waiting(house: House, queue: str, act: Callable[[], Any]) -> f
 # --- with Redis -----------------------------------------------------------------------
 
 
+def test_a_start_is_quiet(twins: House) -> None:
+    """What Redis says first finds everything in its place: no warning before it serves."""
+    for server in twins.servers:
+        before, serves, _ = server.log.partition('"serving at')
+        assert serves
+        assert "WARNING" not in before
+
+
 def test_what_one_commits_the_other_shows_at_once(twins: House) -> None:
     """A browser may be connected anywhere: the event comes in milliseconds, in order."""
     queue = fresh_queue(twins)
