@@ -22,7 +22,7 @@ def house() -> Iterator[House]:
 
 def test_every_page_is_live_beside_each_other(house: House) -> None:
     """Eleven pages open, a visitor on all of them, 200 events a second: calm, live and exact."""
-    size = Size(5_000, queues=10, skus=10, rate=200, seconds=6, warm=2, strict=False)
+    size = Size(5_000, queues=10, skus=10, rate=200, seconds=4, warm=1, strict=False)
     console.furnish(house, size)
     found = console.run(house, size, random.Random(7))
     print("\n".join(found.told))

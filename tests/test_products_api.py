@@ -440,7 +440,8 @@ def wish(draw: random.Random, found: list[Product]) -> dict[str, Any]:
         "price_max": one["price_cents"] + draw.choice([-1, 0, 1]),
         "in_stock": draw.choice(["true", "false"]),
     }
-    wishes = {name: max(0, v) if isinstance(v, int) else v for name, v in wishes.items()}
+    most = 10**12  # of a price; there may be one that has it
+    wishes = {n: min(max(0, v), most) if isinstance(v, int) else v for n, v in wishes.items()}
     names = draw.sample(sorted(wishes), draw.choice([1, 1, 2, 3]))
     return {name: wishes[name] for name in names}
 
