@@ -132,11 +132,11 @@ def test_a_price_that_changes_later_changes_no_order(shop: House) -> None:
 def test_nobody_pays_another_price_than_he_was_shown(shop: House) -> None:
     """Who says what he saw buys at that total or not at all; a replay is not judged again."""
     sku = product(shop)
-    seen = {"total_cents": 2 * PRICE}
-    first = good(place(shop, (sku, 2), key="seen-1", **seen), 201)
+    seen = 2 * PRICE
+    first = good(place(shop, (sku, 2), key="seen-1", total_cents=seen), 201)
     good(shop.client().patch(f"/products/{sku}", json={"price_cents": PRICE + 1}))
-    problem(place(shop, (sku, 2), **seen), 412, "version_mismatch")
-    assert good(place(shop, (sku, 2), key="seen-1", **seen))["id"] == first["id"]
+    problem(place(shop, (sku, 2), total_cents=seen), 412, "version_mismatch")
+    assert good(place(shop, (sku, 2), key="seen-1", total_cents=seen))["id"] == first["id"]
     assert placed(shop, (sku, 2), total_cents=2 * PRICE + 2)["total_cents"] == 2 * PRICE + 2
 
 
