@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import pytest
+from playwright.sync_api import Browser
 
 from tests import node, services
+from tests.chromium import chromium
 from tests.house import House, running
+from tests.visits import at_home
 
 T = TypeVar("T")
 
@@ -42,6 +45,10 @@ LONG = (
     "test_asyncapi",
     "test_console",
 )
+
+
+def pytest_configure() -> None:
+    services.Server.forked = True
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -94,6 +101,13 @@ def npm() -> Path:
         absent(str(missing))
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A Chromium. A file's, not the session's: Playwright's loop is in the way of asyncio's."""
+    with ExitStack() as stack:
+        yield entered(stack, chromium)
+
+
 @pytest.fixture
 def start_server() -> Iterator[Callable[..., services.Server]]:
     """Start the service: `start_server(DATABASE_URL=…)`. All end with the test."""
@@ -126,6 +140,13 @@ def house(request: pytest.FixtureRequest) -> House:
     Both stay up to the end: a parameter that comes again would start them again.
     """
     return request.getfixturevalue(f"house_on_{request.param}")
+
+
+@pytest.fixture(scope="session")
+def home() -> Iterator[House]:
+    """The service for tests of pages: at its own address. One database is enough for them."""
+    with at_home() as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

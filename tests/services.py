@@ -24,10 +24,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
+from tests.forks import PR_SET_PDEATHSIG, Fork
+
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 30.0
 STOP_SECONDS = 15.0
-PR_SET_PDEATHSIG = 1
 
 T = TypeVar("T")
 
@@ -68,7 +69,7 @@ class Process:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.log_file = folder / "log.txt"
-        self._popen: subprocess.Popen[bytes] | None = None
+        self._popen: subprocess.Popen[bytes] | Fork | None = None
 
     def command(self) -> Sequence[str]:
         raise LookupError(f"{type(self).__name__} has no command")
@@ -385,6 +386,8 @@ class Server(Process):
     the way in, stopped on the way out, its log printed then (pytest shows it on failure).
     """
 
+    forked = False  # whether it is a fork with its imports done; a subclass starts as it says
+
     def __init__(self, **settings: str) -> None:
         self._temporary = tempfile.TemporaryDirectory(prefix="filaviva-")
         super().__init__(Path(self._temporary.name))
@@ -406,6 +409,12 @@ class Server(Process):
     def environment(self) -> dict[str, str]:
         given = {f"FILAVIVA_{name}": value for name, value in self.settings.items()}
         return {**super().environment(), **given, "PYTHONUNBUFFERED": "1"}
+
+    def launch(self) -> None:
+        if self.forked and type(self) is Server:
+            self._popen = Fork(["serve"], ROOT, self.environment(), self.log_file)
+        else:
+            super().launch()
 
     def ready(self) -> bool:
         return self.status("/readyz") == 200

@@ -2,8 +2,6 @@
 
 import itertools
 import re
-from collections.abc import Iterator
-from contextlib import ExitStack
 
 import httpx
 import pytest
@@ -11,13 +9,11 @@ from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 import texts
 from tests.answers import good, problem, stored
-from tests.chromium import chromium
-from tests.conftest import entered
 from tests.house import API, PASSWORD, House
 from tests.routes import routes
 from tests.test_roles import ADMIN, TABLE, short
 from tests.test_track_page import opened
-from tests.visits import at_home, visit
+from tests.visits import visit
 
 pytestmark = pytest.mark.browser
 
@@ -29,24 +25,11 @@ IN_THE_CONSOLE = {  # what others than admins may do too, and an admin's page le
 }
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with ExitStack() as stack:
-        yield entered(stack, chromium)
-
-
-@pytest.fixture(scope="module")
-def house() -> Iterator[House]:
-    """A service for itself: its lines are told by number."""
-    with at_home() as found:
-        yield found
-
-
-def account(house: House, *roles: str) -> str:
+def account(home: House, *roles: str) -> str:
     """The name of a new account with the password of the tests."""
-    name = f"page-{next(NUMBERS)}"
+    name = f"member-{next(NUMBERS)}"
     body = {"username": name, "password": PASSWORD, "roles": roles or ["viewer"]}
-    good(house.client().post("/accounts", json=body), 201)
+    good(home.client().post("/accounts", json=body), 201)
     return name
 
 
@@ -80,13 +63,13 @@ def tab_to(page: Page, wanted: Locator) -> None:
 # --- accounts -------------------------------------------------------------------------
 
 
-def test_an_account_from_its_first_to_its_last_day(house: House, browser: Browser) -> None:
+def test_an_account_from_its_first_to_its_last_day(home: House, browser: Browser) -> None:
     """Made with a role, signed in elsewhere, changed, deactivated: its session ends each time;
     the audit log tells all of it and no password."""
-    name = f"page-{next(NUMBERS)}"
+    name = f"member-{next(NUMBERS)}"
     with (
-        visit(browser, house, "/admin/accounts", errors="401") as page,
-        opened(browser, f"{house.url}/login", errors="401") as other,
+        visit(browser, home, "/admin/accounts", errors="401") as page,
+        opened(browser, f"{home.url}/login", errors="401") as other,
     ):
         page.get_by_text("New account").click()
         form = page.locator("#create")
@@ -112,7 +95,7 @@ def test_an_account_from_its_first_to_its_last_day(house: House, browser: Browse
         change.get_by_role("button", name="Save").click()
         expect(outcome(change)).to_have_text("Done.")
         expect(row).to_contain_text("Producer, Viewer")
-        other.goto(f"{house.url}/admin/audit")
+        other.goto(f"{home.url}/admin/audit")
         expect(other).to_have_url(re.compile("/login"))
 
         sign_in(other, name, password)
@@ -123,7 +106,7 @@ def test_an_account_from_its_first_to_its_last_day(house: House, browser: Browse
         expect(page.locator("#state")).to_have_text("Deactivated")
         expect(page.get_by_role("button", name="Activate", exact=True)).to_be_visible()
         expect(other.locator("#list > .state")).to_contain_text("Your sign-in is over")
-        other.goto(f"{house.url}/login")
+        other.goto(f"{home.url}/login")
         sign_in(other, name, password)
         expect(other.get_by_role("alert")).to_contain_text("do not belong together")
 
@@ -143,10 +126,10 @@ def test_an_account_from_its_first_to_its_last_day(house: House, browser: Browse
         assert password not in page.content()
 
 
-def test_an_account_is_made_by_keyboard_alone(house: House, browser: Browser) -> None:
+def test_an_account_is_made_by_keyboard_alone(home: House, browser: Browser) -> None:
     """From the top of the page to its outcome, with Tab, Space and Enter."""
-    name = f"page-{next(NUMBERS)}"
-    with visit(browser, house, "/admin/accounts") as page:
+    name = f"member-{next(NUMBERS)}"
+    with visit(browser, home, "/admin/accounts") as page:
         ready(page)
         tab_to(page, page.get_by_text("New account"))
         page.keyboard.press("Enter")
@@ -168,13 +151,13 @@ def test_an_account_is_made_by_keyboard_alone(house: House, browser: Browser) ->
         page.keyboard.press("Enter")
         expect(outcome(page.locator("#revoke"))).to_contain_text("are ending")
     body = {"username": name, "password": PASSWORD}
-    good(httpx.post(f"{house.url}{API}/auth/token", data=body))
+    good(httpx.post(f"{home.url}{API}/auth/token", data=body))
 
 
-def test_what_is_refused_is_said_at_its_field(house: House, browser: Browser) -> None:
+def test_what_is_refused_is_said_at_its_field(home: House, browser: Browser) -> None:
     """A name that is taken, no role at all, the last admin: each in words, where it is wrong."""
-    name = account(house)
-    with visit(browser, house, "/admin/accounts", errors="409") as page:
+    name = account(home)
+    with visit(browser, home, "/admin/accounts", errors="409") as page:
         page.get_by_text("New account").click()
         form = page.locator("#create")
         form.get_by_label("Username").fill(name)
@@ -205,10 +188,10 @@ def test_what_is_refused_is_said_at_its_field(house: House, browser: Browser) ->
         expect(page.locator("[name=active] + .fault")).to_have_text(last)
 
 
-def test_a_password_is_set_for_somebody(house: House, browser: Browser) -> None:
+def test_a_password_is_set_for_somebody(home: House, browser: Browser) -> None:
     """The new one works and the old one does not; what was typed is not shown again."""
-    name, fresh = account(house), "another-password-of-tests"
-    with visit(browser, house, f"/admin/accounts?account={name}") as page:
+    name, fresh = account(home), "another-password-of-tests"
+    with visit(browser, home, f"/admin/accounts?account={name}") as page:
         ready(page, "#account")
         form = page.locator("#secret")
         form.get_by_label("Password").fill(fresh)
@@ -218,13 +201,13 @@ def test_a_password_is_set_for_somebody(house: House, browser: Browser) -> None:
         assert fresh not in page.content()
     for password, status in ((fresh, 200), (PASSWORD, 401)):
         body = {"username": name, "password": password}
-        assert httpx.post(f"{house.url}{API}/auth/token", data=body).status_code == status
+        assert httpx.post(f"{home.url}{API}/auth/token", data=body).status_code == status
 
 
-def test_ones_own_sign_ins_end_with_the_page(house: House, browser: Browser) -> None:
+def test_ones_own_sign_ins_end_with_the_page(home: House, browser: Browser) -> None:
     """Who ends all his sign-ins is warned first, then told to sign in again."""
-    name = account(house, "admin")
-    with opened(browser, f"{house.url}/login?next=/admin/accounts", errors="401") as page:
+    name = account(home, "admin")
+    with opened(browser, f"{home.url}/login?next=/admin/accounts", errors="401") as page:
         sign_in(page, name, PASSWORD)
         ready(page)
         page.get_by_role("link", name=name).click()
@@ -235,20 +218,20 @@ def test_ones_own_sign_ins_end_with_the_page(house: House, browser: Browser) -> 
         expect(page.locator("#list > .state")).to_contain_text("Your sign-in is over")
         page.locator("#list").get_by_role("link", name="Sign in").click()
         expect(page).to_have_url(re.compile("/login"))
-    good(house.client().patch(f"/accounts/{name}", json={"active": False}))
+    good(home.client().patch(f"/accounts/{name}", json={"active": False}))
 
 
-def test_accounts_are_found_by_their_beginning(house: House, browser: Browser) -> None:
+def test_accounts_are_found_by_their_beginning(home: House, browser: Browser) -> None:
     """The beginning stands in the address; nothing found says so; so does an unknown name."""
-    name = account(house)
-    with visit(browser, house, "/admin/accounts") as page:
+    name = account(home)
+    with visit(browser, home, "/admin/accounts") as page:
         page.get_by_label("Name begins with").fill(name)
         page.get_by_role("button", name="Filter").click()
         expect(page.locator("#rows tr th")).to_have_text([name])
         expect(page).to_have_url(re.compile(f"prefix={name}"))
         page.reload()
         expect(page.locator("#rows tr th")).to_have_text([name])
-        page.goto(f"{house.url}/admin/accounts?prefix=nobody-at-all&account=nobody-at-all")
+        page.goto(f"{home.url}/admin/accounts?prefix=nobody-at-all&account=nobody-at-all")
         expect(page.locator("#list > .state")).to_contain_text("no account whose name begins so")
         expect(page.locator("#account > .state")).to_have_text("There is no such account.")
 
@@ -256,15 +239,15 @@ def test_accounts_are_found_by_their_beginning(house: House, browser: Browser) -
 # --- tickets --------------------------------------------------------------------------
 
 
-def test_a_ticket_is_shown_once_and_ended(house: House, browser: Browser) -> None:
+def test_a_ticket_is_shown_once_and_ended(home: House, browser: Browser) -> None:
     """It opens what it names until it is pasted back, alone or in a link; then it opens nothing."""
-    queue = house.queue()
-    history = f"{house.url}{API}/events/history"
+    queue = home.queue()
+    history = f"{home.url}{API}/events/history"
 
     def status(ticket: str) -> int:
         return httpx.get(history, params={"ticket": ticket}).status_code
 
-    with visit(browser, house, "/admin/accounts", errors="404") as page:
+    with visit(browser, home, "/admin/accounts", errors="404") as page:
         page.get_by_text("New ticket").click()
         make, end = page.locator("#ticket"), page.locator("#withdraw")
         topics = make.get_by_label("Topics")
@@ -287,7 +270,7 @@ def test_a_ticket_is_shown_once_and_ended(house: House, browser: Browser) -> Non
         assert status(ticket) == 401
         page.reload()
         assert ticket not in page.content()
-    told = good(house.client().get("/audit", params={"limit": 3}))["items"]
+    told = good(home.client().get("/audit", params={"limit": 3}))["items"]
     assert [(one["action"], one["status"]) for one in told] == [
         ("revoke_ticket", 204),
         ("create_ticket", 201),
@@ -298,25 +281,25 @@ def test_a_ticket_is_shown_once_and_ended(house: House, browser: Browser) -> Non
 # --- who sees them --------------------------------------------------------------------
 
 
-def test_viewers_read_the_audit_log_and_no_accounts(house: House, browser: Browser) -> None:
+def test_viewers_read_the_audit_log_and_no_accounts(home: House, browser: Browser) -> None:
     """No link leads a viewer to the accounts, and the page itself says that it is not for him."""
-    name = account(house)
-    with visit(browser, house, f"/admin/audit?target={name}", "viewer", errors="403") as page:
+    name = account(home)
+    with visit(browser, home, f"/admin/audit?target={name}", "viewer", errors="403") as page:
         ready(page)
         expect(page.locator("#rows")).to_contain_text(name)
         expect(page.locator("a[href^='/admin/accounts']")).to_have_count(0)
-        answer = page.goto(f"{house.url}/admin/accounts")
+        answer = page.goto(f"{home.url}/admin/accounts")
         assert answer is not None
         assert answer.status == 403
         expect(page.locator("h1")).to_have_text("Not for this account")
 
 
 @pytest.mark.parametrize("language", ["en", "pt-BR"])
-def test_every_action_has_its_words(house: House, language: str) -> None:
+def test_every_action_has_its_words(home: House, language: str) -> None:
     """Whatever leaves a line is told in words, and no words are left of what is not there."""
     verbs = {
         route.operation["operationId"]
-        for route in routes(house.url)
+        for route in routes(home.url)
         if route.method != "GET" and TABLE.get(short(route)) == ADMIN
     }
     said = {key[10:] for key in texts.TEXTS[language] if key.startswith("audit.did.")}
@@ -326,16 +309,16 @@ def test_every_action_has_its_words(house: House, language: str) -> None:
 # --- the audit log --------------------------------------------------------------------
 
 
-def test_the_log_is_filtered_by_its_address(house: House, browser: Browser) -> None:
+def test_the_log_is_filtered_by_its_address(home: House, browser: Browser) -> None:
     """Filters stand in the address; pages lead to older lines and back; targets to their pages."""
-    queue = house.queue()
+    queue = home.queue()
     for n in range(30):
         for verb in ("pause", "resume"):
-            good(house.client().post(f"/queues/{queue}/{verb}"))
+            good(home.client().post(f"/queues/{queue}/{verb}"))
         if n == 0:
             body = {"name": queue}
-            problem(house.client().post("/queues", json=body), 409, "queue_exists")
-    with visit(browser, house, "/admin/audit") as page:
+            problem(home.client().post("/queues", json=body), 409, "queue_exists")
+    with visit(browser, home, "/admin/audit") as page:
         ready(page)
         page.get_by_label("To what").fill(queue)
         page.get_by_role("button", name="Filter").click()
@@ -364,27 +347,27 @@ def test_the_log_is_filtered_by_its_address(house: House, browser: Browser) -> N
         expect(rows).to_have_count(50)
 
 
-def test_new_lines_appear_while_one_is_read(house: House, browser: Browser) -> None:
+def test_new_lines_appear_while_one_is_read(home: House, browser: Browser) -> None:
     """What was sent is text whatever it holds, stays open, and says where nobody knows."""
-    queue = house.queue()
+    queue = home.queue()
     body = {"description": HOSTILE * 10}
-    good(house.client().patch(f"/queues/{queue}", json=body))
-    stored(house, f"UPDATE actions SET status = NULL WHERE target = '{queue}' AND status = 201")
-    with visit(browser, house, f"/admin/audit?target={queue}") as page:
+    good(home.client().patch(f"/queues/{queue}", json=body))
+    stored(home, f"UPDATE actions SET status = NULL WHERE target = '{queue}' AND status = 201")
+    with visit(browser, home, f"/admin/audit?target={queue}") as page:
         rows = page.locator("#rows tr")
         expect(rows.last).to_contain_text("Not known")
         rows.first.get_by_text("Show").click()
         expect(rows.first).to_contain_text(HOSTILE)
         assert page.locator("#rows img").count() == 0
-        good(house.client().post(f"/queues/{queue}/pause"))
+        good(home.client().post(f"/queues/{queue}/pause"))
         expect(rows).to_have_count(3)
         expect(rows.first).to_contain_text("Paused a queue")
         expect(rows.nth(1).locator("details")).to_have_attribute("open", "")
 
 
-def test_the_log_outlives_an_outage(house: House, browser: Browser) -> None:
+def test_the_log_outlives_an_outage(home: House, browser: Browser) -> None:
     """While nobody answers what is there stays, said to be old; it goes on by itself."""
-    with visit(browser, house, "/admin/audit", errors="Failed to load") as page:
+    with visit(browser, home, "/admin/audit", errors="Failed to load") as page:
         ready(page)
         pattern = "**/api/v1/audit**"
 

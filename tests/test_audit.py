@@ -6,7 +6,6 @@ import os
 import re
 import sqlite3
 import subprocess
-import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +25,7 @@ import config
 import doctor
 from audit import Comparison, Remark
 from database import Database, Dialect
+from tests import forks
 from tests.house import House, running
 from tests.services import ROOT, Postgres, until
 
@@ -170,14 +170,8 @@ class Stored:
         return sorted(remark.text for remark in whole)
 
     def cli(self, *args: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, str(ROOT / "cli.py"), *args],
-            env={"PATH": os.environ["PATH"], "FILAVIVA_DATABASE_URL": self.url},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        environment = {"PATH": os.environ["PATH"], "FILAVIVA_DATABASE_URL": self.url}
+        return forks.run(args, ROOT, environment, 60)
 
     def rows(self, table: str) -> list[str]:
         return sorted(self.sql(f"SELECT * FROM {table}"))

@@ -17,8 +17,6 @@ from playwright.sync_api import Browser, BrowserContext, CDPSession, Error, Page
 
 from tests import node
 from tests.answers import NOWHERE
-from tests.chromium import chromium
-from tests.conftest import entered
 from tests.front import front
 from tests.house import PASSWORD, House, running
 from tests.live import forged_ticket, head, ticket, travel
@@ -138,12 +136,6 @@ def agree(all_tabs: list[Tab], expected: list[str]) -> None:
     for one in all_tabs:
         until(lambda one=one: len(one.told()) >= len(expected), SECONDS, f"{one.via}: all events")
         assert one.told() == expected, one.via
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with ExitStack() as stack:
-        yield entered(stack, chromium)
 
 
 # One database is enough here: what differs between them was tested without a browser.

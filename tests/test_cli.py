@@ -31,6 +31,7 @@ import doctor
 import instants
 import metrics
 from database import WRITER_NAME, Database
+from tests import forks
 from tests.conftest import absent
 from tests.house import ADMIN_PASSWORD, API, SECRET_KEY, House
 from tests.relay import Relay
@@ -65,15 +66,7 @@ def environment(folder: Path, **settings: str) -> dict[str, str]:
 
 def run(folder: Path, *args: str, **settings: str) -> Done:
     """`cli.py` as a process, to its end."""
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "cli.py"), *args],
-        cwd=folder,
-        env=environment(folder, **settings),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-    )
+    done = forks.run(args, folder, environment(folder, **settings), SECONDS)
     return Done(done.returncode, done.stdout, done.stderr)
 
 

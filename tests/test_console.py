@@ -1,7 +1,6 @@
 """The first pages of the console: who comes in, all queues live, and a purchase by the form."""
 
 import re
-from collections.abc import Iterator
 from contextlib import ExitStack
 
 import httpx
@@ -9,8 +8,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.answers import good
-from tests.chromium import chromium, opened
-from tests.conftest import entered
+from tests.chromium import opened
 from tests.house import CUSTOMER, DISC, House
 from tests.services import until
 from tests.visits import at_home, password_of, visit
@@ -20,19 +18,6 @@ pytestmark = pytest.mark.browser
 STATUSES = ("pending", "processing", "completed", "failed", "cancelled", "expired")
 LIVE = "Live"
 SECONDS = 20.0  # for a machine that is busy
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with ExitStack() as stack:
-        yield entered(stack, chromium)
-
-
-# One database is enough here: what differs between them was tested without a browser.
-@pytest.fixture(scope="module")
-def home() -> Iterator[House]:
-    with at_home() as found:
-        yield found
 
 
 def fill_in(page: Page, role: str) -> None:

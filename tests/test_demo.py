@@ -4,8 +4,6 @@ import csv
 import gzip
 import io
 import re
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,9 +17,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import demo
+from tests import forks
 from tests.house import API
 from tests.ledger import Ledger
-from tests.services import ROOT, Postgres, Server, free_port
+from tests.services import Postgres, Server, free_port
 
 PASSWORD = "a-password-of-the-demo"
 PURCHASES = 500
@@ -134,15 +133,8 @@ def opened(stage: Stage) -> Stage:
 def play(folder: Path, *args: str, **settings: str) -> tuple[int, str, str]:
     """`cli.py demo` to its end: status, what it said, what it complained about."""
     named = {f"FILAVIVA_{name}": value for name, value in settings.items()}
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "cli.py"), "demo", *args],
-        cwd=folder,
-        env={"HOME": str(folder), "TMPDIR": str(folder), **named},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-    )
+    around = {"HOME": str(folder), "TMPDIR": str(folder), **named}
+    done = forks.run(["demo", *args], folder, around, SECONDS)
     return done.returncode, done.stdout, done.stderr
 
 

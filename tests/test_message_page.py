@@ -3,8 +3,7 @@
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
@@ -13,10 +12,9 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from tests.answers import NOWHERE, good, stored
-from tests.chromium import chromium, opened
-from tests.conftest import entered
+from tests.chromium import opened
 from tests.house import API, CUSTOMER, House
-from tests.visits import at_home, visit
+from tests.visits import visit
 
 browser_only = pytest.mark.browser
 NUMBERS = itertools.count(1)
@@ -26,19 +24,6 @@ HOSTILE = (
     "\N{OPTICAL DISC}\N{ZERO WIDTH JOINER}\N{SNOWMAN}"
 )
 HOSTILE_LONG = f"{HOSTILE} {'w' * 300} {HOSTILE}"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with ExitStack() as stack:
-        yield entered(stack, chromium)
-
-
-@pytest.fixture(scope="module")
-def home() -> Iterator[House]:
-    """A service for itself: pages speak to the database by the API alone."""
-    with at_home() as found:
-        yield found
 
 
 def reference() -> str:
@@ -233,7 +218,7 @@ def test_a_stale_page_acts_on_nothing(home: House, browser: Browser) -> None:
 @browser_only
 def test_a_retry_that_lacks_stock_says_so(home: House, browser: Browser) -> None:
     """A conflict is told in words, and the order stays where it is."""
-    sku, queue = f"page-{next(NUMBERS)}", home.queue()
+    sku, queue = f"message-{next(NUMBERS)}", home.queue()
     body = {"sku": sku, "name": sku, "price_cents": 990}
     good(home.client().post("/products", json=body), 201)
     good(home.client().post(f"/products/{sku}/stock/receive", json={"quantity": 1}))

@@ -6,7 +6,7 @@ was found.
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -14,7 +14,7 @@ from urllib.parse import urlencode, urlsplit
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Response, expect
+from playwright.sync_api import Browser, ConsoleMessage, Page, Response, expect
 
 from models import Status
 from tests.answers import NOWHERE, good
@@ -31,7 +31,7 @@ from texts import LANGUAGES, TEXTS
 pytestmark = pytest.mark.browser
 
 FIRST_LOAD = 150 << 10  # bytes of all that a page loads
-NARROW = 320  # CSS px
+WIDE, NARROW = 1280, 320  # CSS px
 TARGET = 24  # CSS px
 TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22a", "wcag22aa"]
 RULES = {
@@ -210,12 +210,15 @@ class Sight:
 
 
 class Viewer:
-    """A browser that opens each page once in each language. A context for each kind of visitor."""
+    """A browser that looks at each page once in each language.
+
+    Each kind of visitor has one window: a new one would take as long as what is looked at in it.
+    """
 
     def __init__(self, browser: Browser, house: House) -> None:
         self._browser, self._house = browser, house
         self._names = furnished(house)
-        self._contexts: dict[tuple[str | None, str], BrowserContext] = {}
+        self._windows: dict[tuple[str | None, str], Page] = {}
         self._sights: dict[tuple[Place, str], Sight] = {}
 
     @property
@@ -224,45 +227,60 @@ class Viewer:
 
     def sight(self, place: Place, language: str) -> Sight:
         if (place, language) not in self._sights:
-            page = self._context(place.role, language).new_page()
+            page = self._window(place.role, language)
             self._sights[place, language] = self._look(page, place)
-            page.close()
         return self._sights[place, language]
 
     @contextmanager
     def opened(self, path: str, role: str | None) -> Iterator[Page]:
         """A page for one test, in English."""
-        page = self._context(role, "en").new_page()
+        page = self._window(role, "en").context.new_page()
         page.goto(self._house.url + path.format(**self._names))
         page.wait_for_function(READY)
         yield page
         page.close()
 
-    def _context(self, role: str | None, language: str) -> BrowserContext:
-        if (role, language) not in self._contexts:
-            made = self._browser.new_context(locale=language, color_scheme="light")
+    def _window(self, role: str | None, language: str) -> Page:
+        if (role, language) not in self._windows:
+            made = self._browser.new_context(locale=language)
             if role is not None:
                 name, _, value = cookie_of(self._house, role).partition("=")
                 made.add_cookies([{"name": name, "value": value, "url": self._house.url}])
-            self._contexts[role, language] = made
-        return self._contexts[role, language]
+            self._windows[role, language] = made.new_page()
+        return self._windows[role, language]
 
     def _look(self, page: Page, place: Place) -> Sight:
         sight = Sight(0)
-        page.on("request", lambda request: sight.hosts.add(urlsplit(request.url).netloc))
-        page.on("pageerror", lambda error: sight.said.append(str(error)))
-        page.on("console", lambda said: heard(said, sight.said))
-        answer = page.goto(self._house.url + place.path.format(**self._names))
-        assert isinstance(answer, Response)
-        sight.status = answer.status
-        if place.status < 400:
-            page.wait_for_function(READY)
-        examine(page, sight)
+        page.goto("about:blank")  # what the last one still says is none of this one's
+        page.emulate_media(color_scheme="light", reduced_motion="no-preference")
+        page.set_viewport_size({"width": WIDE, "height": 720})
+        with listening(page, sight):
+            answer = page.goto(self._house.url + place.path.format(**self._names))
+            assert isinstance(answer, Response)
+            sight.status = answer.status
+            if place.status < 400:
+                page.wait_for_function(READY)
+            examine(page, sight)
         return sight
 
     def close(self) -> None:
-        for context in self._contexts.values():
-            context.close()
+        for window in self._windows.values():
+            window.context.close()
+
+
+@contextmanager
+def listening(page: Page, sight: Sight) -> Iterator[None]:
+    """What the page asks of whom, and what goes wrong in it, is noted in `sight`."""
+    ears: dict[Any, Callable[[Any], None]] = {
+        "request": lambda request: sight.hosts.add(urlsplit(request.url).netloc),
+        "pageerror": lambda error: sight.said.append(str(error)),
+        "console": lambda said: heard(said, sight.said),
+    }
+    for event, ear in ears.items():
+        page.on(event, ear)
+    yield
+    for event, ear in ears.items():
+        page.remove_listener(event, ear)
 
 
 def heard(said: ConsoleMessage, into: list[str]) -> None:
@@ -283,16 +301,20 @@ def examine(page: Page, sight: Sight) -> None:
         sight.met = page.evaluate(MET)
     sight.small = page.evaluate(SMALL, TARGET)
     page.evaluate("document.activeElement.blur()")  # what has the focus may lie over others
-    sight.axe = {"light": violations(page, RULES)}
+    sight.axe = {"light": violations(page)}
     page.emulate_media(color_scheme="dark", reduced_motion="reduce")
-    sight.axe["dark"] = violations(page, COLOURS)  # a theme changes nothing else
+    again = page.evaluate("(rules) => axe.run(rules)", COLOURS)  # a theme changes nothing else
+    sight.axe["dark"] = told(again)
     sight.moving = page.evaluate(MOVING)
     page.set_viewport_size({"width": NARROW, "height": 700})
     sight.width = page.evaluate("document.documentElement.scrollWidth")
 
 
-def violations(page: Page, rules: Mapping[str, Any]) -> list[str]:
-    found: dict[str, Any] = Axe().run(page, options=dict(rules)).response
+def violations(page: Page) -> list[str]:
+    return told(Axe().run(page, options=RULES).response)
+
+
+def told(found: dict[str, Any]) -> list[str]:
     return [
         f"{one['id']}: {node['html'][:160]} {node['failureSummary'][:300]}"
         for one in found["violations"]
@@ -442,7 +464,7 @@ def test_nothing_bars_the_way_out_either(
         come(page)
         for theme in THEMES:
             page.emulate_media(color_scheme=theme)
-            assert violations(page, RULES) == []
+            assert violations(page) == []
 
 
 # --- words ------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ import os
 import random
 import re
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ import pytest
 from typer.testing import CliRunner
 
 import cli
+from tests import forks
 from tests.answers import good, parameters, pointers, problem, stored
 from tests.house import API, CUSTOMER, House, running
 from tests.live import ticket, watch
@@ -582,8 +582,7 @@ def price_list(folder: Path, prefix: str, *more: str) -> Path:
 
 def imported(environment: dict[str, str], *args: str | Path) -> subprocess.CompletedProcess[str]:
     """`cli.py import` to its end."""
-    command = [sys.executable, str(ROOT / "cli.py"), "import", *map(str, args)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    return forks.run(["import", *map(str, args)], ROOT, environment, 60)
 
 
 def under(house: House, prefix: str) -> dict[str, Product]:

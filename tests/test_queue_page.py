@@ -1,17 +1,13 @@
 """The console's page of one queue: counts and charts, its messages, settings, what may be done."""
 
-from collections.abc import Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.answers import good
-from tests.chromium import chromium
-from tests.conftest import entered
 from tests.house import DISC, House
-from tests.visits import at_home, visit
+from tests.visits import visit
 
 pytestmark = pytest.mark.browser
 
@@ -22,37 +18,24 @@ NUMBERS = "body => [...body.rows].map(({cells}) => [...cells].slice(1).map((n) =
 TOLD = "node => new MutationObserver(() => told(node.textContent)).observe(node, {childList: true})"
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with ExitStack() as stack:
-        yield entered(stack, chromium)
-
-
-@pytest.fixture(scope="module")
-def shop() -> Iterator[House]:
-    """A service for itself: pages speak to the database by the API alone."""
-    with at_home() as found:
-        yield found
-
-
 def at(queue: str, query: str = "") -> str:
     return f"/admin/queues/{queue}{query}"
 
 
-def post_many(shop: House, queue: str, number: int, **purchase: Any) -> None:
+def post_many(home: House, queue: str, number: int, **purchase: Any) -> None:
     body = {"messages": [{"customer": "c-own", "items": [DISC], **purchase}] * number}
-    good(shop.client("producer").post(f"/queues/{queue}/messages/batch", json=body))
+    good(home.client("producer").post(f"/queues/{queue}/messages/batch", json=body))
 
 
-def fail_many(shop: House, queue: str, number: int, error: str) -> None:
+def fail_many(home: House, queue: str, number: int, error: str) -> None:
     """Claim so many of what waits, and give them up."""
     while number > 0:
-        leased = shop.claim(queue, min(number, 100))
+        leased = home.claim(queue, min(number, 100))
         nacks = [
             {"id": one["id"], "receipt": one["receipt"], "error": error, "retry": False}
             for one in leased
         ]
-        good(shop.client("worker").post("/messages/nack", json={"nacks": nacks}))
+        good(home.client("worker").post("/messages/nack", json={"nacks": nacks}))
         number -= len(leased)
 
 
@@ -84,19 +67,19 @@ def typed(page: Page, name: str, button: str) -> None:
 # --- how it stands --------------------------------------------------------------------
 
 
-def test_counts_move_and_rows_do_not(shop: House, browser: Browser) -> None:
+def test_counts_move_and_rows_do_not(home: House, browser: Browser) -> None:
     """While purchases run the counts follow; new messages are offered, and shown when wanted."""
-    queue = shop.queue(description="Cards are charged here.")
-    first = shop.post(queue, reference="first")
-    with visit(browser, shop, at(queue), "viewer") as page:
+    queue = home.queue(description="Cards are charged here.")
+    first = home.post(queue, reference="first")
+    with visit(browser, home, at(queue), "viewer") as page:
         expect(page.get_by_role("heading", level=1, name=queue, exact=True)).to_be_visible()
         expect(page.locator("#description")).to_have_text("Cards are charged here.")
         expect(count(page, "pending")).to_have_text("1")
         expect(list_ready(page)).to_have_count(1)
-        shop.post(queue, reference="second")
-        shop.post(queue, reference="third")
+        home.post(queue, reference="second")
+        home.post(queue, reference="third")
         expect(count(page, "pending")).to_have_text("3")
-        [leased] = shop.claim(queue)
+        [leased] = home.claim(queue)
         assert leased["id"] == first["id"]
         expect(count(page, "processing")).to_have_text("1")
         offer = page.get_by_role("button", name="Show 2 new messages")
@@ -106,20 +89,20 @@ def test_counts_move_and_rows_do_not(shop: House, browser: Browser) -> None:
         offer.click()
         expect(page.locator("#rows th")).to_have_text(["third", "second", "first"])
         expect(offer).to_be_hidden()
-        good(shop.settle("ack", leased))
+        good(home.settle("ack", leased))
         expect(count(page, "completed")).to_have_text("1")
-        good(shop.client().post(f"/queues/{queue}/pause"))
+        good(home.client().post(f"/queues/{queue}/pause"))
         expect(page.locator("#paused")).to_be_visible()
 
 
-def test_what_has_moved_on_stays_until_it_is_looked_at_again(shop: House, browser: Browser) -> None:
+def test_what_has_moved_on_stays_until_it_is_looked_at_again(home: House, browser: Browser) -> None:
     """A message that is no longer in the list is marked; no row leaves under a finger."""
-    queue = shop.queue()
+    queue = home.queue()
     for reference in ("older", "newer"):
-        shop.post(queue, reference=reference)
-    with visit(browser, shop, at(queue, "?status=pending"), "viewer") as page:
+        home.post(queue, reference=reference)
+    with visit(browser, home, at(queue, "?status=pending"), "viewer") as page:
         expect(list_ready(page)).to_have_count(2)
-        shop.claim(queue)
+        home.claim(queue)
         offer = page.get_by_role("button", name="1 message here has moved on")
         expect(offer).to_be_visible()
         expect(page.locator("#rows tr.moved th")).to_have_text("older")
@@ -127,12 +110,12 @@ def test_what_has_moved_on_stays_until_it_is_looked_at_again(shop: House, browse
         expect(page.locator("#rows th")).to_have_text(["newer"])
 
 
-def test_charts_have_their_numbers_in_the_table(shop: House, browser: Browser) -> None:
+def test_charts_have_their_numbers_in_the_table(home: House, browser: Browser) -> None:
     """What the charts draw stands in the table and in the legend, for each span."""
-    queue = shop.queue()
-    post_many(shop, queue, 12)
-    fail_many(shop, queue, 3, TIMEOUT)
-    with visit(browser, shop, at(queue), "viewer") as page:
+    queue = home.queue()
+    post_many(home, queue, 12)
+    fail_many(home, queue, 3, TIMEOUT)
+    with visit(browser, home, at(queue), "viewer") as page:
         expect(page.locator("#flow canvas")).to_be_visible()
         expect(page.locator("[data-sum=entered]")).to_have_text("12")
         expect(page.locator("[data-sum=failed]")).to_have_text("3")
@@ -153,12 +136,12 @@ def test_charts_have_their_numbers_in_the_table(shop: House, browser: Browser) -
 # --- its messages ---------------------------------------------------------------------
 
 
-def test_a_filter_survives_reload_and_the_way_back(shop: House, browser: Browser) -> None:
+def test_a_filter_survives_reload_and_the_way_back(home: House, browser: Browser) -> None:
     """What is filtered stands in the address and in the fields, wherever one comes from."""
-    queue = shop.queue()
+    queue = home.queue()
     for customer, reference in (("c-1", "one"), ("c-2", "two"), ("c-2", HOSTILE)):
-        shop.post(queue, customer=customer, reference=reference)
-    with visit(browser, shop, at(queue)) as page:
+        home.post(queue, customer=customer, reference=reference)
+    with visit(browser, home, at(queue)) as page:
         expect(list_ready(page)).to_have_count(3)
         page.locator("#filtering summary").click()
         customer = page.locator("#filters [name=customer]")
@@ -185,11 +168,11 @@ def test_a_filter_survives_reload_and_the_way_back(shop: House, browser: Browser
         expect(page.locator("#rows bdi").get_by_text(HOSTILE, exact=True)).to_be_visible()
 
 
-def test_pages_of_a_list(shop: House, browser: Browser) -> None:
+def test_pages_of_a_list(home: House, browser: Browser) -> None:
     """Older messages come by their own address; the way back leads to the newer ones."""
-    queue = shop.queue()
-    post_many(shop, queue, 70)
-    with visit(browser, shop, at(queue), "viewer") as page:
+    queue = home.queue()
+    post_many(home, queue, 70)
+    with visit(browser, home, at(queue), "viewer") as page:
         expect(list_ready(page)).to_have_count(50)
         page.get_by_role("link", name="Older").click()
         expect(page.locator("#rows tr")).to_have_count(20)
@@ -199,39 +182,39 @@ def test_pages_of_a_list(shop: House, browser: Browser) -> None:
         expect(page.locator("#rows tr")).to_have_count(50)
 
 
-def test_nothing_and_what_is_wrong_are_said(shop: House, browser: Browser) -> None:
+def test_nothing_and_what_is_wrong_are_said(home: House, browser: Browser) -> None:
     """An empty list, a filter that cannot be, and a service that is away: each says so."""
-    queue = shop.queue()
-    with visit(browser, shop, at(queue), "viewer", errors="422|ERR_") as page:
+    queue = home.queue()
+    with visit(browser, home, at(queue), "viewer", errors="422|ERR_") as page:
         state = page.locator("#list .state")
         expect(state).to_have_text("No message is like that.")
-        page.goto(shop.url + at(queue, "?customer=-"))
+        page.goto(home.url + at(queue, "?customer=-"))
         expect(page.locator("#list")).to_have_attribute("data-state", "error")
         page.route("**/api/v1/queues/**", lambda route: route.abort())
-        page.goto(shop.url + at(queue))
+        page.goto(home.url + at(queue))
         expect(state).to_contain_text("cannot be reached")
         page.unroute("**/api/v1/queues/**")
         page.locator("#list").get_by_role("button", name="Try again").click()
         expect(state).to_have_text("No message is like that.")
-    assert shop.client("viewer").get(f"/queues/{queue}").status_code == 200
+    assert home.client("viewer").get(f"/queues/{queue}").status_code == 200
 
 
 # --- what an admin does ---------------------------------------------------------------
 
 
-def test_two_who_change_settings_do_not_overwrite_each_other(shop: House, browser: Browser) -> None:
+def test_two_who_change_settings_do_not_overwrite_each_other(home: House, browser: Browser) -> None:
     """Who saves second sees what the first has changed, and chooses."""
-    queue = shop.queue()
+    queue = home.queue()
     with (
-        visit(browser, shop, at(queue), errors="412") as mine,
-        visit(browser, shop, at(queue)) as theirs,
+        visit(browser, home, at(queue), errors="412") as mine,
+        visit(browser, home, at(queue)) as theirs,
     ):
         for page, field, value in ((mine, "max_attempts", "3"), (theirs, "lease_seconds", "77")):
             expect(page.locator("#settings [name=lease_seconds]")).to_have_value("30")
             page.locator(f"#settings [name={field}]").fill(value)
         theirs.get_by_role("button", name="Save the settings").click()
         expect(outcome(theirs, "settings")).to_have_text("Saved.")
-        good(shop.client().post(f"/queues/{queue}/pause"))  # a newer version, and no other setting
+        good(home.client().post(f"/queues/{queue}/pause"))  # a newer version, and no other setting
         expect(mine.locator("#paused")).to_be_visible()
         mine.get_by_role("button", name="Save the settings").click()
         expect(mine.locator("#conflict")).to_be_visible()
@@ -243,14 +226,14 @@ def test_two_who_change_settings_do_not_overwrite_each_other(shop: House, browse
         mine.get_by_role("button", name="Save the settings").click()
         expect(outcome(mine, "settings")).to_have_text("Saved.")
         expect(theirs.locator("#settings [name=max_attempts]")).to_have_value("3")
-    found = good(shop.client().get(f"/queues/{queue}"))
+    found = good(home.client().get(f"/queues/{queue}"))
     assert (found["lease_seconds"], found["max_attempts"]) == (77, 3)
 
 
-def test_a_wrong_setting_is_said_at_its_field(shop: House, browser: Browser) -> None:
+def test_a_wrong_setting_is_said_at_its_field(home: House, browser: Browser) -> None:
     """Nothing out of bounds is sent; the curl line is that of what would be."""
-    queue = shop.queue()
-    with visit(browser, shop, at(queue)) as page:
+    queue = home.queue()
+    with visit(browser, home, at(queue)) as page:
         lease = page.locator("#settings [name=lease_seconds]")
         expect(lease).to_have_value("30")
         lease.fill("0")
@@ -258,29 +241,29 @@ def test_a_wrong_setting_is_said_at_its_field(shop: House, browser: Browser) -> 
         assert lease.evaluate("field => field.matches(':invalid')")
         lease.fill("60")
         expect(page.locator("#settings .command")).to_have_text(
-            f"curl -X PATCH {shop.url}/api/v1/queues/{queue}"
+            f"curl -X PATCH {home.url}/api/v1/queues/{queue}"
             """ -H "Authorization: Bearer $TOKEN" -H 'If-Match: "1"' """
             """-H 'Content-Type: application/json' -d '{"lease_seconds":60}'"""
         )
 
 
-def test_pause_and_resume(shop: House, browser: Browser) -> None:
+def test_pause_and_resume(home: House, browser: Browser) -> None:
     """One button, which does what is left to do."""
-    queue = shop.queue()
-    with visit(browser, shop, at(queue)) as page:
+    queue = home.queue()
+    with visit(browser, home, at(queue)) as page:
         page.get_by_role("button", name="Pause the queue").click()
         expect(page.locator("#paused")).to_be_visible()
         expect(outcome(page, "pausing")).to_have_text("Paused: workers get nothing.")
         page.get_by_role("button", name="Resume the queue").click()
         expect(page.locator("#paused")).to_be_hidden()
-    assert good(shop.client().get(f"/queues/{queue}"))["paused"] is False
+    assert good(home.client().get(f"/queues/{queue}"))["paused"] is False
 
 
-def test_purge_and_delete_need_the_name(shop: House, browser: Browser) -> None:
+def test_purge_and_delete_need_the_name(home: House, browser: Browser) -> None:
     """Whoever takes a queue's messages or the queue itself types its name first."""
-    queue = shop.queue()
-    post_many(shop, queue, 3)
-    with visit(browser, shop, at(queue)) as page:
+    queue = home.queue()
+    post_many(home, queue, 3)
+    with visit(browser, home, at(queue)) as page:
         expect(count(page, "pending")).to_have_text("3")
         page.locator("#purge button.stop").click()
         expect(page.get_by_role("dialog")).to_contain_text("3 pending messages are cancelled")
@@ -292,17 +275,17 @@ def test_purge_and_delete_need_the_name(shop: House, browser: Browser) -> None:
         page.locator("#delete button.stop").click()
         typed(page, queue, "Delete the queue")
         expect(page.locator("#gone")).to_be_visible()
-        assert shop.client().get(f"/queues/{queue}").status_code == 404
+        assert home.client().get(f"/queues/{queue}").status_code == 404
 
 
-def test_ten_thousand_dead_letters_of_one_error_go_back(shop: House, browser: Browser) -> None:
+def test_ten_thousand_dead_letters_of_one_error_go_back(home: House, browser: Browser) -> None:
     """Counted first, then put back step by step with progress; those of another error stay."""
-    queue = shop.queue()
+    queue = home.queue()
     for _ in range(11):
-        post_many(shop, queue, 1_000)
-    fail_many(shop, queue, 10_000, TIMEOUT)
-    fail_many(shop, queue, 30, ADDRESS)
-    with visit(browser, shop, at(queue)) as page:
+        post_many(home, queue, 1_000)
+    fail_many(home, queue, 10_000, TIMEOUT)
+    fail_many(home, queue, 30, ADDRESS)
+    with visit(browser, home, at(queue)) as page:
         expect(count(page, "failed")).to_have_text("10,030")
         choice = page.locator("#redrive select")
         choice.select_option(f"={TIMEOUT}")
@@ -321,16 +304,16 @@ def test_ten_thousand_dead_letters_of_one_error_go_back(shop: House, browser: Br
         expect(count(page, "failed")).to_have_text("30")
         assert "3,000 of 10,000" in shown
         assert shown[-1] == "10,000 of 10,000"
-    counts = good(shop.client().get(f"/queues/{queue}"))["counts"]
+    counts = good(home.client().get(f"/queues/{queue}"))["counts"]
     assert (counts["pending"], counts["failed"]) == (10_970, 30)
 
 
-def test_a_redrive_can_be_stopped(shop: House, browser: Browser) -> None:
+def test_a_redrive_can_be_stopped(home: House, browser: Browser) -> None:
     """What was put back by then stays so, and the page says how many."""
-    queue = shop.queue()
-    post_many(shop, queue, 20)
-    fail_many(shop, queue, 20, TIMEOUT)
-    with visit(browser, shop, at(queue), errors="429") as page:
+    queue = home.queue()
+    post_many(home, queue, 20)
+    fail_many(home, queue, 20, TIMEOUT)
+    with visit(browser, home, at(queue), errors="429") as page:
         page.get_by_role("button", name="Count", exact=True).click()
         expect(outcome(page, "redrive")).to_have_text("20 dead letters are like that.")
         limited = {"type": "urn:filaviva:rate_limited", "status": 429, "code": "rate_limited"}
@@ -342,27 +325,27 @@ def test_a_redrive_can_be_stopped(shop: House, browser: Browser) -> None:
         expect(page.locator("#redriven")).to_contain_text("asks to wait")
         page.get_by_role("button", name="Stop").click()
         expect(outcome(page, "redrive-all")).to_contain_text("Stopped. 0 messages were put back.")
-    assert good(shop.client().get(f"/queues/{queue}"))["counts"]["failed"] == 20
+    assert good(home.client().get(f"/queues/{queue}"))["counts"]["failed"] == 20
 
 
-def test_a_viewer_sees_no_actions(shop: House, browser: Browser) -> None:
+def test_a_viewer_sees_no_actions(home: House, browser: Browser) -> None:
     """Who may only look finds nothing to press, and sees the settings all the same."""
-    queue = shop.queue(lease_seconds=45)
-    with visit(browser, shop, at(queue), "viewer") as page:
+    queue = home.queue(lease_seconds=45)
+    with visit(browser, home, at(queue), "viewer") as page:
         expect(page.locator("[data-setting=lease_seconds]")).to_have_text("45")
         for form in ("settings", "redrive", "pausing", "purge", "delete"):
             expect(page.locator(f"#{form}")).to_have_count(0)
         expect(page.locator(".curl")).to_have_count(0)
 
 
-def test_a_queue_that_is_not_there_is_said(shop: House, browser: Browser) -> None:
+def test_a_queue_that_is_not_there_is_said(home: House, browser: Browser) -> None:
     """A page for what does not exist is 404; one whose queue goes says so."""
-    queue = shop.queue()
-    with visit(browser, shop, at(queue), "viewer", errors="404") as page:
+    queue = home.queue()
+    with visit(browser, home, at(queue), "viewer", errors="404") as page:
         expect(page.locator("#facts")).to_have_attribute("data-state", "ready")
-        assert shop.client().delete(f"/queues/{queue}").status_code == 204
+        assert home.client().delete(f"/queues/{queue}").status_code == 204
         expect(page.locator("#gone")).to_be_visible()
-        answer = page.goto(shop.url + at(queue))
+        answer = page.goto(home.url + at(queue))
         assert answer is not None
         assert answer.status == 404
 
@@ -371,12 +354,12 @@ def test_a_queue_that_is_not_there_is_said(shop: House, browser: Browser) -> Non
     "language, words", [("en-US", "How much happened"), ("pt-BR", "Quanto aconteceu")]
 )
 def test_narrow_and_in_both_languages(
-    shop: House, browser: Browser, language: str, words: str
+    home: House, browser: Browser, language: str, words: str
 ) -> None:
     """At 320 pixels the page itself does not scroll sideways, in either theme."""
-    queue = shop.queue()
-    shop.post(queue, reference="long-" * 12)
-    with visit(browser, shop, at(queue), locale=language) as page:
+    queue = home.queue()
+    home.post(queue, reference="long-" * 12)
+    with visit(browser, home, at(queue), locale=language) as page:
         page.set_viewport_size({"width": 320, "height": 800})
         page.emulate_media(color_scheme="dark", reduced_motion="reduce")
         expect(page.get_by_role("heading", name=words)).to_be_visible()

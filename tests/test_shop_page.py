@@ -16,8 +16,6 @@ from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 import pages
 import texts
 from tests.answers import good
-from tests.chromium import chromium
-from tests.conftest import entered
 from tests.house import API, PASSWORD, House, running
 from tests.services import free_port
 from tests.test_customers_api import customer, fresh
@@ -49,12 +47,6 @@ def closed() -> Iterator[House]:
     """A shop for customers alone; its process may be killed."""
     with shop_window(public=False) as found:
         yield found
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with ExitStack() as stack:
-        yield entered(stack, chromium)
 
 
 Enter = Callable[..., Page]

@@ -314,10 +314,11 @@ def test_a_cursor_that_is_not_ours_is_a_reset(house: House, cursor: str, way: st
         assert (hello.event, hello.id) == ("hello", None)
         assert hello.retry is not None
         assert reset.json == {"reason": "unknown", "oldest": reset.json["oldest"], "head": reset.id}
-        assert reset.id == now
+        # Leases of other tests may run out here.
+        assert number(now) <= number(reset.id) <= number(head(house))
         house.post(queue)
         (block,) = stream.events(1)
-        assert number(block.id) == number(now) + 1
+        assert number(block.id) > number(reset.id)
 
 
 def test_a_cursor_of_another_epoch_is_a_reset(house: House) -> None:

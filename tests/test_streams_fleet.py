@@ -17,7 +17,7 @@ from tests.services import Postgres, until
 from tests.sse import Stream
 
 AT_ONCE = 0.5  # seconds; a process that is not told finds out after one second at the earliest
-SOON = 2.5
+SOON = 5.0
 MENDED = 3.0
 
 
@@ -202,7 +202,7 @@ def test_a_frozen_process_misses_nothing(twins: House) -> None:
         try:
             for _ in range(5):
                 post_at(twins, 0, queue)
-            one.events(5, AT_ONCE)
+            one.events(5, SOON)
         finally:
             frozen.resume()
         two.events(5, MENDED)

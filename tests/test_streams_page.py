@@ -1,40 +1,24 @@
 """The console's streams: who is connected and how he is doing, live; an end of one."""
 
 import re
-from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Locator, Page, Route, expect
 
-from tests.chromium import chromium
-from tests.conftest import entered
 from tests.deaf import Deaf
 from tests.house import API, House
 from tests.live import ticket, watch
 from tests.services import until
 from tests.sse import Stream
 from tests.test_processes_api import listed, post_many
-from tests.visits import at_home, visit
+from tests.visits import visit
 
 pytestmark = pytest.mark.browser
 
 PAGE = "/admin/streams"
 STREAMS = re.compile(r".*/api/v1/streams\?.*")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with ExitStack() as stack:
-        yield entered(stack, chromium)
-
-
-@pytest.fixture(scope="module")
-def shop() -> Iterator[House]:
-    """A service for itself: nobody else is connected."""
-    with at_home() as found:
-        yield found
 
 
 def row(page: Page, topic: str) -> Locator:
@@ -53,40 +37,40 @@ def in_order(page: Page) -> list[str]:
 # --- who is connected -----------------------------------------------------------------
 
 
-def test_a_stream_appears_and_goes_by_itself(shop: House, browser: Browser) -> None:
+def test_a_stream_appears_and_goes_by_itself(home: House, browser: Browser) -> None:
     """Whose it is, from where, what it follows, what it was given; without a reload."""
-    topic = f"queue:{shop.queue()}"
-    text = ticket(shop, [topic])
-    with visit(browser, shop, PAGE, "viewer") as page:
+    topic = f"queue:{home.queue()}"
+    text = ticket(home, [topic])
+    with visit(browser, home, PAGE, "viewer") as page:
         expect(state(page)).to_have_text("Nobody is connected that fits.")
-        with Stream(shop.url, ticket=text) as stream:
+        with Stream(home.url, ticket=text) as stream:
             stream.first("hello")
-            shop.post(topic.removeprefix("queue:"))
+            home.post(topic.removeprefix("queue:"))
             stream.events(1)
             for words in ("producer ticket", "127.0.0.1", "Live", stream.ids[0] or ""):
                 expect(row(page, topic)).to_contain_text(words)
             expect(row(page, topic).locator("td.n")).to_have_text(["0", "0", "1"])
             expect(page.locator("#open")).to_have_text("1")
             process = page.locator("#process-rows tr")
-            expect(process).to_contain_text(f" · {shop.servers[0].pid}")
+            expect(process).to_contain_text(f" · {home.servers[0].pid}")
             expect(process.locator("td.n")).to_have_text(["1", "0"])
         expect(state(page)).to_have_text("Nobody is connected that fits.")
         assert text not in page.content()
 
 
-def test_a_reader_that_is_stuck_stands_first(shop: House, browser: Browser) -> None:
+def test_a_reader_that_is_stuck_stands_first(home: House, browser: Browser) -> None:
     """Its lag and what it has not taken are seen, before anybody else."""
-    queue = shop.queue()
-    topic, other = f"queue:{queue}", f"queue:{shop.queue()}"
+    queue = home.queue()
+    topic, other = f"queue:{queue}", f"queue:{home.queue()}"
     with (
-        closing(Deaf(shop, "live", [topic])),
-        watch(shop, other) as reader,
-        visit(browser, shop, PAGE) as page,
+        closing(Deaf(home, "live", [topic])),
+        watch(home, other) as reader,
+        visit(browser, home, PAGE) as page,
     ):
         reader.first("hello")
         expect(row(page, topic)).to_contain_text("Live")
         for _ in range(4):
-            post_many(shop, queue, 60)
+            post_many(home, queue, 60)
         expect(row(page, topic)).to_contain_text("Does not read")
         lag, unsent, _ = row(page, topic).locator("td.n").all_text_contents()
         assert int(lag.replace(",", "")) > 0
@@ -95,13 +79,13 @@ def test_a_reader_that_is_stuck_stands_first(shop: House, browser: Browser) -> N
         expect(page.locator("#worst")).to_have_text(re.compile(r"^[1-9][\d,]*$"))
 
 
-def test_filters_stand_in_the_address(shop: House, browser: Browser) -> None:
+def test_filters_stand_in_the_address(home: House, browser: Browser) -> None:
     """A topic, an account, an order: there after a reload, and back again by going back."""
-    one, two = (f"queue:{shop.queue()}" for _ in range(2))
+    one, two = (f"queue:{home.queue()}" for _ in range(2))
     with ExitStack() as stack:
         for topic, role in ((one, "worker"), (one, "viewer"), (two, "worker")):
-            stack.enter_context(watch(shop, topic, role=role)).first("hello")
-        page = stack.enter_context(visit(browser, shop, PAGE, "viewer"))
+            stack.enter_context(watch(home, topic, role=role)).first("hello")
+        page = stack.enter_context(visit(browser, home, PAGE, "viewer"))
         rows = page.locator("#rows tr")
         expect(rows).to_have_count(3)
         row(page, one).first.get_by_role("link", name=one).click()
@@ -121,15 +105,15 @@ def test_filters_stand_in_the_address(shop: House, browser: Browser) -> None:
         assert in_order(page) == [two, one, one]
 
 
-def test_many_topics_are_folded(shop: House, browser: Browser) -> None:
+def test_many_topics_are_folded(home: House, browser: Browser) -> None:
     """Three at once, the others on demand; they stay open when the row changes."""
-    topics = [f"queue:{shop.queue()}" for _ in range(5)]
-    with watch(shop, *topics) as stream, visit(browser, shop, PAGE, "viewer") as page:
+    topics = [f"queue:{home.queue()}" for _ in range(5)]
+    with watch(home, *topics) as stream, visit(browser, home, PAGE, "viewer") as page:
         stream.first("hello")
         folded = page.locator("#rows details")
         expect(folded.locator("summary")).to_have_text("2 more")
         folded.locator("summary").click()
-        shop.post(topics[0].removeprefix("queue:"))
+        home.post(topics[0].removeprefix("queue:"))
         stream.events(1)
         expect(page.locator("#rows td.n").nth(2)).to_have_text("1")
         expect(folded.get_by_role("link")).to_have_count(2)
@@ -139,9 +123,9 @@ def test_many_topics_are_folded(shop: House, browser: Browser) -> None:
 # --- an end of one --------------------------------------------------------------------
 
 
-def test_an_admin_disconnects_one_and_it_comes_back(shop: House, browser: Browser) -> None:
+def test_an_admin_disconnects_one_and_it_comes_back(home: House, browser: Browser) -> None:
     """By the keyboard: the command line is shown, the page that was cut off is live again."""
-    with visit(browser, shop, "/admin", "viewer") as other, visit(browser, shop, PAGE) as page:
+    with visit(browser, home, "/admin", "viewer") as other, visit(browser, home, PAGE) as page:
         live = other.locator("#line")
         expect(live).to_have_attribute("data-state", "live")
         expect(row(page, "queues")).to_contain_text("viewer page")
@@ -151,7 +135,7 @@ def test_an_admin_disconnects_one_and_it_comes_back(shop: House, browser: Browse
         before = page.locator("#chosen").inner_text()
         assert f"stream={before}" in page.url
         command = page.locator("#disconnect .command")
-        wanted = f"curl -X DELETE {shop.url}{API}/streams/{before} -H "
+        wanted = f"curl -X DELETE {home.url}{API}/streams/{before} -H "
         expect(command).to_have_text(re.compile(f"^{re.escape(wanted)}"))
         page.get_by_role("button", name="Disconnect").press("Enter")
         expect(page.locator("#disconnect .outcome")).to_have_text("It was disconnected.")
@@ -159,7 +143,7 @@ def test_an_admin_disconnects_one_and_it_comes_back(shop: House, browser: Browse
         expect(page.locator("#one")).to_be_hidden()
 
         def back() -> list[Any]:
-            found = listed(shop, topic="queues")["items"]
+            found = listed(home, topic="queues")["items"]
             return [one for one in found if one["id"] != before and one["state"] == "live"]
 
         until(back, 15, "it is back")
@@ -168,26 +152,26 @@ def test_an_admin_disconnects_one_and_it_comes_back(shop: House, browser: Browse
         expect(page.locator("#chosen")).to_have_text(back()[0]["id"])
 
 
-def test_one_that_is_over_says_so(shop: House, browser: Browser) -> None:
+def test_one_that_is_over_says_so(home: House, browser: Browser) -> None:
     """Who was faster is no fault: the stream is not open any more."""
-    topic = f"queue:{shop.queue()}"
-    with watch(shop, topic) as stream:
+    topic = f"queue:{home.queue()}"
+    with watch(home, topic) as stream:
         stream.first("hello")
-        (found,) = listed(shop, topic=topic)["items"]
+        (found,) = listed(home, topic=topic)["items"]
         page_of_it = f"{PAGE}?stream={found['id']}"
-        with visit(browser, shop, page_of_it, errors="404") as page:
+        with visit(browser, home, page_of_it, errors="404") as page:
             expect(page.locator("#which")).to_have_text("Disconnect admin, 127.0.0.1")
-            assert shop.client().delete(f"/streams/{found['id']}").status_code == 204
+            assert home.client().delete(f"/streams/{found['id']}").status_code == 204
             stream.end()
             page.get_by_role("button", name="Disconnect").click()
             outcome = page.locator("#disconnect .outcome")
             expect(outcome).to_have_text("It is not open any more.")
 
 
-def test_a_viewer_only_looks(shop: House, browser: Browser) -> None:
+def test_a_viewer_only_looks(home: House, browser: Browser) -> None:
     """There is nothing to disconnect with, and no empty column for it."""
-    topic = f"queue:{shop.queue()}"
-    with watch(shop, topic) as stream, visit(browser, shop, PAGE, "viewer") as page:
+    topic = f"queue:{home.queue()}"
+    with watch(home, topic) as stream, visit(browser, home, PAGE, "viewer") as page:
         stream.first("hello")
         expect(row(page, topic)).to_contain_text("Live")
         expect(page.get_by_role("link", name=re.compile("Disconnect"))).to_have_count(0)
@@ -198,12 +182,12 @@ def test_a_viewer_only_looks(shop: House, browser: Browser) -> None:
 # --- when it is not so easy -----------------------------------------------------------
 
 
-def test_it_says_when_the_service_is_away_and_goes_on(shop: House, browser: Browser) -> None:
+def test_it_says_when_the_service_is_away_and_goes_on(home: House, browser: Browser) -> None:
     """What stood there stays, with a word that it may be old; then it is new again."""
-    topic = f"queue:{shop.queue()}"
-    with watch(shop, topic) as stream:
+    topic = f"queue:{home.queue()}"
+    with watch(home, topic) as stream:
         stream.first("hello")
-        with visit(browser, shop, PAGE, "viewer", errors="Failed to load") as page:
+        with visit(browser, home, PAGE, "viewer", errors="Failed to load") as page:
             expect(row(page, topic)).to_contain_text("Live")
             page.route(STREAMS, lambda route: route.abort())
             expect(state(page)).to_contain_text("The service cannot be reached.")
@@ -212,14 +196,14 @@ def test_it_says_when_the_service_is_away_and_goes_on(shop: House, browser: Brow
             expect(state(page)).to_be_hidden()
 
 
-def test_processes_that_do_not_tell_are_named(shop: House, browser: Browser) -> None:
+def test_processes_that_do_not_tell_are_named(home: House, browser: Browser) -> None:
     """What is not known, or not all of it, is said in words."""
 
     def told(route: Route) -> None:
         silent = {"incomplete": ["a1b2c3d4e5"], "truncated": ["f0f0f0f0f0"], "open": 1_234}
         route.fulfill(json={"items": [], "next_cursor": None, **silent})
 
-    with visit(browser, shop, PAGE, "viewer") as page:
+    with visit(browser, home, PAGE, "viewer") as page:
         page.route(STREAMS, told)
         notes = page.locator("#notes")
         expect(notes).to_contain_text("No word in time from a1b2c3d4e5")
@@ -227,15 +211,15 @@ def test_processes_that_do_not_tell_are_named(shop: House, browser: Browser) -> 
         expect(page.locator("#open")).to_have_text("1,234")
 
 
-def test_paused_nothing_moves(shop: House, browser: Browser) -> None:
+def test_paused_nothing_moves(home: House, browser: Browser) -> None:
     """Who reads is left in peace; going on shows what is."""
-    topic = f"queue:{shop.queue()}"
+    topic = f"queue:{home.queue()}"
     asked: list[str] = []
-    with visit(browser, shop, PAGE, "viewer") as page, visit(browser, shop, PAGE) as other:
+    with visit(browser, home, PAGE, "viewer") as page, visit(browser, home, PAGE) as other:
         expect(state(page)).to_be_visible()
         page.get_by_role("button", name="Pause").click()
         page.on("request", lambda request: asked.append(request.url))
-        with watch(shop, topic) as stream:
+        with watch(home, topic) as stream:
             stream.first("hello")
             expect(row(other, topic)).to_contain_text("Live")
             with other.expect_response(STREAMS):
@@ -245,10 +229,10 @@ def test_paused_nothing_moves(shop: House, browser: Browser) -> None:
             expect(row(page, topic)).to_contain_text("Live")
 
 
-def test_it_speaks_portuguese(shop: House, browser: Browser) -> None:
+def test_it_speaks_portuguese(home: House, browser: Browser) -> None:
     """Words and numbers."""
-    topic = f"queue:{shop.queue()}"
-    with watch(shop, topic) as stream, visit(browser, shop, PAGE, locale="pt-BR") as page:
+    topic = f"queue:{home.queue()}"
+    with watch(home, topic) as stream, visit(browser, home, PAGE, locale="pt-BR") as page:
         stream.first("hello")
         expect(page.get_by_role("heading", name="Conexões")).to_be_visible()
         expect(row(page, topic)).to_contain_text("Ao vivo")

@@ -4,15 +4,12 @@ import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page
 
 import texts
-from tests.chromium import chromium
-from tests.conftest import entered
 from tests.house import House
 from tests.services import ROOT
 from tests.visits import visit
@@ -83,12 +80,6 @@ def test_what_is_written_twice_is_read_once() -> None:
 
 
 # --- as a browser writes --------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with ExitStack() as stack:
-        yield entered(stack, chromium)
 
 
 @pytest.fixture(scope="module", params=LANGUAGES)

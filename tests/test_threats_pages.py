@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import closing
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -19,8 +19,7 @@ from playwright.sync_api import Browser, Page
 import actions
 from database import MIGRATIONS
 from tests.answers import good, problem
-from tests.chromium import chromium, opened
-from tests.conftest import entered
+from tests.chromium import opened
 from tests.house import API, PASSWORD, House
 from tests.test_actions_api import console, said
 from tests.visits import at_home, cookie_of, visit
@@ -134,12 +133,6 @@ def test_the_way_back_of_a_migration_leaves_nothing() -> None:
 
 
 # --- what scripts make of hostile text -------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with ExitStack() as stack:
-        yield entered(stack, chromium)
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,7 @@
 
 import html
 import re
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import httpx
@@ -14,8 +13,7 @@ import pages
 import texts
 from models import Status
 from tests.answers import NOWHERE
-from tests.chromium import chromium, opened
-from tests.conftest import entered
+from tests.chromium import opened
 from tests.front import front
 from tests.house import House, running
 from tests.live import PUBLIC_URL, forged_ticket, ticket
@@ -311,12 +309,6 @@ def test_errors_below_a_page_are_pages(house: House) -> None:
 
 
 # --- in a browser ---------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with ExitStack() as stack:
-        yield entered(stack, chromium)
 
 
 # One database is enough here: what differs between them was tested without a browser.
