@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from tests.answers import good
 from tests.house import DISC, House
@@ -336,6 +336,24 @@ def test_a_viewer_sees_no_actions(home: House, browser: Browser) -> None:
         for form in ("settings", "redrive", "pausing", "purge", "delete"):
             expect(page.locator(f"#{form}")).to_have_count(0)
         expect(page.locator(".curl")).to_have_count(0)
+
+
+def test_a_queue_that_goes_before_the_line_is_live_is_said(home: House, browser: Browser) -> None:
+    """What happens between what a page has read and its first event is not missed."""
+    queue, held = home.queue(), list[Route]()
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    with visit(browser, home, "/admin/find?q=nothing", "viewer", errors="404") as page:
+        page.add_init_script("delete window.SharedWorker")  # what that asks cannot be held
+        page.route("**/api/v1/events?**", hold, times=1)
+        with page.expect_request("**/api/v1/events?**"):
+            page.goto(home.url + at(queue))
+        expect(page.locator("#facts")).to_have_attribute("data-state", "ready")
+        assert home.client().delete(f"/queues/{queue}").status_code == 204
+        held[0].continue_()
+        expect(page.locator("#gone")).to_be_visible(timeout=8_000)  # and asks each 15 s besides
 
 
 def test_a_queue_that_is_not_there_is_said(home: House, browser: Browser) -> None:

@@ -553,4 +553,13 @@ onAddress((query) => {
 });
 every(15, refresh);
 every(10, refreshCharts);
-follow({ topics: ["queues"], on: { counts: counted, "queue.*": changed } });
+follow({
+  topics: ["queues"],
+  on: {
+    counts: counted,
+    "queue.*": changed,
+    reset: refresh,
+    // What happened while nothing came.
+    state: ({ name }) => name === "live" && refresh(),
+  },
+});
