@@ -46,6 +46,12 @@ TERMS = {
 }
 
 
+NAMES = {
+    Dialect.POSTGRES: "SELECT sku, name FROM products WHERE sku = ANY($1::text[])",
+    Dialect.SQLITE: "SELECT sku, name FROM products WHERE sku IN (SELECT value FROM json_each($1))",
+}
+
+
 async def terms(session: Session, skus: Sequence[str]) -> tuple[int, dict[str, Terms]]:
     """The database's clock, and the terms of those SKUs that are products, of one instant."""
     rows = await session.fetch(TERMS[session.dialect], as_array(session.dialect, skus))
@@ -61,6 +67,12 @@ async def terms(session: Session, skus: Sequence[str]) -> tuple[int, dict[str, T
         if row["sku"] is not None
     }
     return int(rows[0]["now"]), found
+
+
+async def names(session: Session, skus: Sequence[str]) -> dict[str, str]:
+    """What those SKUs are called that are products, for sale or not."""
+    rows = await session.fetch(NAMES[session.dialect], as_array(session.dialect, skus))
+    return {row["sku"]: row["name"] for row in rows}
 
 
 # --- a product ------------------------------------------------------------------------

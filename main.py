@@ -164,9 +164,16 @@ def problem_shape(problem: Problem, request: Request) -> dict[str, Any]:
     return errors.body(problem, edge.request_id(request.scope))
 
 
+def looks_for_page(problem: Problem, request: Request) -> bool:
+    """Whether a person looks there: where pages are, and with a browser where nothing is."""
+    section = request.url.path.split("/")[1]
+    lost = isinstance(problem, errors.NotFound) and section != "api"
+    return section in PAGES or (lost and "text/html" in request.headers.get("accept", ""))
+
+
 def problem_answer(problem: Problem, request: Request) -> Response:
     """RFC 9457; where people look, a page of the same status."""
-    if request.url.path.split("/")[1] in PAGES:
+    if looks_for_page(problem, request):
         answer = problem_page(problem, request)
     else:
         shape = to_json(problem_shape(problem, request))
@@ -2784,6 +2791,7 @@ async def track(request: Request, query: schemas.TrackQuery, who: Caller) -> Res
         row, queue = await queues.find(session, order)
         auth.may_read_order(who, row.customer, order).demand()
         (shape,) = await service.line.shapes(session, [(row, queue)])
+        names = await catalogue.names(session, [item["sku"] for item in shape["items"]])
         rows = await events.recent(session, order, pages.HISTORY_SHOWN)
         log = await events.look(session)
     given = {} if query.ticket is None else {"ticket": query.ticket}
@@ -2791,6 +2799,7 @@ async def track(request: Request, query: schemas.TrackQuery, who: Caller) -> Res
         visit(request),
         shape,
         [events.history_item(log.epoch, one, staff=False) for one in rows],
+        names=names,
         cursor=events.event_id(log.epoch, log.head),
         stream=f"{API}/events?{urlencode({'topic': f'order:{order}', **given})}",
         now=wall(),

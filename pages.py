@@ -142,13 +142,15 @@ def track(
     order: Mapping[str, Any],
     history: Sequence[Mapping[str, Any]],
     *,
+    names: Mapping[str, str],
     cursor: str,
     stream: str,
     now: int,
 ) -> str:
     """The page of one order as of `cursor`, an event's id; `stream` goes on from there.
 
-    `now` (ms) sets the clock that its script tells the age of changes by.
+    `names` are those of its items that are products, by SKU; `now` (ms) sets the clock that its
+    script tells the age of changes by.
     """
     words = TEXTS[visit.language]
     return render(
@@ -161,6 +163,7 @@ def track(
         place=place(visit.language, order),
         steps=steps(history, order),
         history=[(item["time"], sentence(words, item)) for item in reversed(history)],
+        names=names,
         cursor=cursor,
         stream=stream,
         now=instants.stamp(now),
@@ -264,6 +267,7 @@ def shop(
     `context`: `genres`, `cart` (a `Cart`; None for whoever has none).
     """
     kept = [(name, value) for name, value in visit.query if name not in ("cursor", "lang")]
+    discs = [Disc.of(visit.language, one, now) for one in products]
     return render(
         visit,
         "shop.html",
@@ -272,7 +276,8 @@ def shop(
         section="shop",
         filtered=bool(filters),
         filters={name: filters.get(name, "") for name in FILTERS},
-        discs=[Disc.of(visit.language, one, now) for one in products],
+        discs=discs,
+        dated=any(one.year is not None for one in discs),
         orders=orders,
         cursor=cursor,
         now=instants.stamp(now),

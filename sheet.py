@@ -10,8 +10,9 @@ from pydantic import ValidationError
 
 from schemas import ProductIn
 
-COLUMNS = ("sku", "title", "artist", "genre", "tracks", "price_cents")
+COLUMNS = ("sku", "title", "artist", "genre", "tracks", "release_year", "price_cents")
 NEEDED = {"sku", "title", "price_cents"}
+WHOLE = ("tracks", "release_year")
 FIELDS = {"name": "title"}  # of a product → the column it comes from
 DIGITS = re.compile(r"[0-9]{1,15}", re.ASCII)
 Row = dict[str | None, Any]  # more cells than columns stand under None, missing ones are None
@@ -87,15 +88,15 @@ def _cell_faults(row: Row) -> Iterator[str]:
         yield "more cells than columns"
     if None in row.values():
         yield "fewer cells than columns"
-    elif row.get("tracks") and not DIGITS.fullmatch(row["tracks"]):
-        yield "tracks: must be a whole number"
+    for name in WHOLE:
+        if row.get(name) and not DIGITS.fullmatch(row[name]):
+            yield f"{name}: must be a whole number"
 
 
 def _body(row: Row, currency: str) -> dict[str, Any]:
     """A row as it would come over HTTP; an empty cell says nothing."""
-    attributes = {name: row[name] for name in ("artist", "genre") if row.get(name)}
-    if row.get("tracks"):
-        attributes["tracks"] = int(row["tracks"])
+    attributes: dict[str, Any] = {name: row[name] for name in ("artist", "genre") if row.get(name)}
+    attributes |= {name: int(row[name]) for name in WHOLE if row.get(name)}
     price = row["price_cents"]
     return {
         "sku": row["sku"],

@@ -47,6 +47,16 @@ def test_nothing_is_nowhere(visited: House) -> None:
             problem(visited.client(None).request(method, visited.url + path), 404, "not_found")
 
 
+def test_a_browser_that_is_nowhere_is_shown_a_page(visited: House) -> None:
+    """Whoever mistypes an address reads it as a page; the API speaks JSON to browsers too."""
+    browser = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
+    with httpx.Client(headers=browser) as client:
+        lost = client.get(f"{visited.url}/x")
+        assert (lost.status_code, lost.headers["cache-control"]) == (404, "no-store")
+        assert lost.headers["content-type"] == "text/html; charset=utf-8"
+        problem(client.get(f"{visited.url}/api/v1/nothing"), 404, "not_found")
+
+
 def test_a_trailing_slash_is_nowhere(visited: House) -> None:
     """No path answers with a slash behind it, and none redirects."""
     nobody = visited.client(None)

@@ -121,6 +121,7 @@ PLACES = [
     Place("GET /admin", "/admin", "customer", 403),
     Place("GET /admin/messages/{id}", "/admin/messages/{nowhere}", "viewer", 404),
     Place("none", "/admin/no/such/page", "viewer", 404),
+    Place("none", "/nowhere", None, 404),
 ]
 
 

@@ -20,6 +20,7 @@ import pytest
 from typer.testing import CliRunner
 
 import cli
+import sheet
 from tests import forks
 from tests.answers import good, parameters, pointers, problem, stored
 from tests.house import API, CUSTOMER, House, running
@@ -644,6 +645,18 @@ def test_a_price_list_beside_the_service(house: House, tmp_path: Path) -> None:
     sums = "SELECT s.on_hand - sum(m.change) FROM stock s JOIN stock_movements m ON m.sku = s.sku"
     where = f" WHERE s.sku LIKE '{prefix}%' GROUP BY s.sku, s.on_hand"
     assert {int(row[0]) for row in stored(house, sums + where)} == {0}
+
+
+def test_a_price_list_may_name_years(tmp_path: Path) -> None:
+    """A year of the list can be filtered by; an empty one says nothing, another is a fault."""
+    path = tmp_path / "list.csv"
+    rows = ["sku,title,price_cents,release_year", "a,One,990,1981", "b,Two,990,"]
+    path.write_text("\n".join(rows))
+    found = sheet.read(path, "BRL")
+    assert [one.attributes for one in found] == [{"release_year": 1981}, {}]
+    path.write_text("\n".join([*rows, "c,Three,990,198x"]))
+    with pytest.raises(sheet.BadSheet, match="line 4: release_year: must be a whole number"):
+        sheet.read(path, "BRL")
 
 
 def test_a_price_list_with_a_fault_changes_nothing(house_on_sqlite: House, tmp_path: Path) -> None:

@@ -504,6 +504,8 @@ def test_the_window_is_whole_without_scripts(shop: House) -> None:
     assert "Só restam 2" in last
     assert "&lt;script&gt;" in last
     assert WORDS["shop.empty"] in shown(f"/shop?genre={genre}&year_max=1996")
+    assert 'name="year_min"' in shown(f"/shop?genre={genre}")
+    assert 'name="year_min"' not in shown(f"/shop?q={genre}-nothing")  # none has a year
     assert look(shop, f"/shop?genre={genre}&unknown=1").status_code == 422
 
 

@@ -67,6 +67,18 @@ def test_the_link_of_a_post_shows_the_order(house: House) -> None:
         assert secret not in text
 
 
+def test_what_was_bought_has_its_name(house: House) -> None:
+    """A product is called as in the shop; what is none, by its SKU."""
+    sku, name = "page-named", "For Those <b>About</b> To Rock"
+    product = {"sku": sku, "name": name, "price_cents": 990}
+    assert house.client().post("/products", json=product).status_code == 201
+    items = [{"sku": one, "quantity": 1, "amount_cents": 990} for one in (sku, "page-unnamed")]
+    posted = house.post(house.queue(), items=items)
+    text = seen(look(house, posted["id"], ticket=posted["tracking"]["ticket"]))
+    assert f"{name} {sku} 1 R$9.90" in text
+    assert "R$9.90 page-unnamed 1 R$9.90" in text
+
+
 def test_a_page_is_safe_to_open(house: House) -> None:
     """No cache, no referrer, nothing inline: a ticket in the address stays there."""
     posted = house.post(house.queue())

@@ -26,6 +26,7 @@ const path = `/api/v1/messages/${id}`;
 const PAGE = 200; // steps, as many as the service gives at once
 const PAGES = 5; // of them that are read without being asked for
 const FOLD = 3; // rounds of claim and return, from which on they are told as one
+const OVER = ["completed", "failed", "cancelled", "expired"];
 
 let message = null;
 
@@ -72,6 +73,7 @@ function drawStatus() {
   put(find("#status"), badge(message.status));
   find("#asked").hidden = !(message.cancel_requested && message.status === "processing");
   find("#why").hidden = message.last_error === null;
+  put(find("#why h2"), say(message.status === "failed" ? "message.why" : "message.why_before"));
   put(find("#error"), message.last_error ?? "");
 }
 
@@ -157,8 +159,9 @@ function stays() {
     found.at(-1).steps.push(step);
   }
   found.forEach((stay, place) => {
-    const end = found[place + 1]?.steps[0] ?? stay.steps.at(-1);
-    stay.took = Date.parse(end.time) - Date.parse(stay.steps[0].time);
+    const last = stay.steps.at(-1);
+    const end = found[place + 1]?.steps[0] ?? (OVER.includes(last.status) ? last : null);
+    stay.took = end && Date.parse(end.time) - Date.parse(stay.steps[0].time);
   });
   return found;
 }
@@ -245,7 +248,8 @@ const drawEntry = (node, entry) => (entry.rounds ? drawFold : drawStep)(node, en
 
 function drawStay(node, stay) {
   if (!node.firstChild) node.append(el("h3"), el("ol", { className: "way" }));
-  put(find("h3", node), posted(stay.queue), " ", el("span", { className: "small" }, length(stay.took)));
+  const took = stay.took === null ? [] : [" ", el("span", { className: "small" }, length(stay.took))];
+  put(find("h3", node), posted(stay.queue), ...took);
   keep(find("ol", node), folded(stay.steps), drawEntry);
 }
 
