@@ -164,11 +164,16 @@ def problem_shape(problem: Problem, request: Request) -> dict[str, Any]:
     return errors.body(problem, edge.request_id(request.scope))
 
 
+def nowhere(problem: Problem, request: Request) -> bool:
+    """Whether there is neither a page nor the API."""
+    section = request.url.path.split("/")[1]
+    return isinstance(problem, errors.NotFound) and section not in (*PAGES, "api")
+
+
 def looks_for_page(problem: Problem, request: Request) -> bool:
     """Whether a person looks there: where pages are, and with a browser where nothing is."""
-    section = request.url.path.split("/")[1]
-    lost = isinstance(problem, errors.NotFound) and section != "api"
-    return section in PAGES or (lost and "text/html" in request.headers.get("accept", ""))
+    browser = "text/html" in request.headers.get("accept", "")
+    return request.url.path.split("/")[1] in PAGES or (browser and nowhere(problem, request))
 
 
 def problem_answer(problem: Problem, request: Request) -> Response:
@@ -178,6 +183,8 @@ def problem_answer(problem: Problem, request: Request) -> Response:
     else:
         shape = to_json(problem_shape(problem, request))
         answer = Response(shape, problem.status, None, "application/problem+json")
+    if nowhere(problem, request):
+        answer.headers["Vary"] = "Accept"
     if isinstance(problem, errors.Unauthenticated) and answer.status_code == 401:
         answer.headers["WWW-Authenticate"] = "Bearer"
     if problem.retry_after is not None:

@@ -52,9 +52,12 @@ def test_a_browser_that_is_nowhere_is_shown_a_page(visited: House) -> None:
     browser = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
     with httpx.Client(headers=browser) as client:
         lost = client.get(f"{visited.url}/x")
-        assert (lost.status_code, lost.headers["cache-control"]) == (404, "no-store")
+        assert (lost.status_code, lost.headers["vary"]) == (404, "Accept, Origin")
         assert lost.headers["content-type"] == "text/html; charset=utf-8"
         problem(client.get(f"{visited.url}/api/v1/nothing"), 404, "not_found")
+    other = httpx.get(f"{visited.url}/x")
+    problem(other, 404, "not_found")
+    assert other.headers["vary"] == "Accept, Origin"
 
 
 def test_a_trailing_slash_is_nowhere(visited: House) -> None:
