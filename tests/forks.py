@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -73,10 +73,19 @@ def run(
         )
 
 
+def end_with_parent(number: signal.Signals) -> Callable[[], None] | None:
+    """What a new process calls so that it gets this signal when its parent ends; Linux only."""
+    if sys.platform != "linux":
+        return None
+    libc = ctypes.CDLL(None)  # loaded before the fork: the child may only call
+    return lambda: libc.prctl(PR_SET_PDEATHSIG, int(number))
+
+
 def _run(
     arguments: list[str], folder: str, environment: dict[str, str], said: str, wrong: str
 ) -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
+    if end := end_with_parent(signal.SIGKILL):
+        end()
     os.setsid()
     os.chdir(folder)
     os.environ.clear()

@@ -5,7 +5,6 @@ lives in a temporary folder and ends with the process that started it, also when
 killed. `Missing` says what is not to be had here.
 """
 
-import ctypes
 import importlib.util
 import os
 import pwd
@@ -24,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-from tests.forks import PR_SET_PDEATHSIG, Fork
+from tests.forks import Fork, end_with_parent
 
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 30.0
@@ -112,7 +111,7 @@ class Process:
                 group=_group(user),
                 extra_groups=None if user is None else [],
                 start_new_session=True,
-                preexec_fn=_end_with_parent(self.orphan_signal),
+                preexec_fn=end_with_parent(self.orphan_signal),
             )
 
     def start(self, seconds: float = START_SECONDS) -> None:
@@ -158,13 +157,6 @@ class Process:
         except subprocess.TimeoutExpired:
             self.kill()
             return self.wait()
-
-
-def _end_with_parent(number: signal.Signals) -> Callable[[], None] | None:
-    if sys.platform != "linux":
-        return None
-    libc = ctypes.CDLL(None)  # loaded before the fork: the child may only call
-    return lambda: libc.prctl(PR_SET_PDEATHSIG, int(number))
 
 
 def _group(user: str | None) -> int | None:
