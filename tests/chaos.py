@@ -25,7 +25,7 @@ from typing import Any
 
 import httpx
 
-from tests import services
+from tests import forks, services
 from tests.house import ADMIN_PASSWORD, API, CUSTOMER, DISC, SECRET_KEY, House
 from tests.ledger import Ledger
 from tests.live import head
@@ -661,7 +661,8 @@ class Load:
         counted = self.ledger.counted()
         found: list[str] = []
         for process in range(len(self.house.servers)):
-            for queue in self.house.client("viewer", process).get("/queues").json()["items"]:
+            items = self.house.client("viewer", process).get("/queues").json()["items"]
+            for queue in (one for one in items if one["name"] in self.queues):
                 rows = {s: counted.get((queue["name"], s), 0) for s in queue["counts"]}
                 if queue["counts"] != rows:
                     found.append(f"{queue['name']} shows {queue['counts']}, not {rows}")
@@ -788,7 +789,7 @@ class Hand:
 
 def _hand(line: Any, urls: list[str], token: str, queue: str, seed: int) -> None:
     """The worker's side: does what it is told, one order after the other."""
-    if die := services._end_with_parent(signal.SIGKILL):
+    if die := forks.end_with_parent(signal.SIGKILL):
         die()
     draw = random.Random(seed)
     bearer = {"Authorization": f"Bearer {token}"}
