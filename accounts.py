@@ -2,7 +2,7 @@
 
 Rules and signatures are `auth`'s; here they meet the database. Every change that ends a
 credential raises `revocations_version` of the stream row *first*: that serialises such
-changes, and every process sees the new number within a second and forgets what it knew.
+changes, and every process sees the new number within a second and forgets whom it ended.
 """
 
 import time
@@ -25,6 +25,7 @@ from models import Account, Revocation, Role
 from schemas import make_cursor, read_cursor
 
 ADMIN = "admin"
+READ_AT_ONCE = 500  # accounts
 
 
 def wall() -> int:
@@ -83,9 +84,9 @@ class Accounts:
         known = self._cache.get(kind, credential, now)
         if known is not None:
             return known
-        clears = self._cache.clears
+        changes = self._cache.changes
         found = await self._verified(kind, credential, now)
-        self._cache.put(credential, found, clears)
+        self._cache.put(credential, found, changes)
         return found
 
     async def _verified(self, kind: Credential, credential: str, now: int) -> Principal:
@@ -108,26 +109,34 @@ class Accounts:
             return await Account.get_or_none(using_db=session.orm, username=username)
 
     async def reload(self) -> None:
-        """Take in what other processes revoked, and forget who was verified before."""
-        self._cache.clear()
+        """Take in what other processes changed and revoked, and forget whom that ended."""
+        self._cache.outdate()
         now = wall()
         async with self._db.read() as session:
             rows = await Revocation.filter(expires_at__gt=now).using_db(session.orm)
         self.revoked.merge(rows, now)
-        self._cache.clear()
+        ended = await self.ended(self._cache.principals())
+        self._cache.drop(lambda one: one in ended)
 
     async def ended(self, principals: Collection[Principal]) -> set[Principal]:
-        """Which of these principals of open streams no longer hold."""
-        names = {principal.account for principal in principals}
-        async with self._db.read() as session:
-            rows = await Account.filter(username__in=list(names)).using_db(session.orm)
-        accounts = {row.username: row for row in rows}
+        """Which of these principals no longer hold."""
+        accounts = await self._find_all({one.account for one in principals})
         now = wall()
         return {
             one
             for one in principals
             if not auth.still_valid(one, accounts.get(one.account), self.revoked, now)
         }
+
+    async def _find_all(self, names: Collection[str]) -> dict[str, Account]:
+        """In steps: nobody waits until thousands of rows were read."""
+        left, found = list(names), dict[str, Account]()
+        while left:
+            some, left = left[:READ_AT_ONCE], left[READ_AT_ONCE:]
+            async with self._db.read() as session:
+                rows = await Account.filter(username__in=some).using_db(session.orm)
+            found.update((row.username, row) for row in rows)
+        return found
 
     # --- sign in and out --------------------------------------------------------------
 
@@ -225,7 +234,7 @@ class Accounts:
 
     def _forget_family(self, family: str, expires_at: int) -> None:
         self.revoked.add(auth.family_row(family), auth.family_ends_at(wall(), expires_at))
-        self._cache.clear()
+        self._cache.drop(lambda one: one.family == family)
 
     async def sign_out(self, principal: Principal) -> None:
         """End all tokens that grew from this sign-in."""
@@ -250,7 +259,7 @@ class Accounts:
             await _bump(session)
             await _end(session, row_id, ticket.expires_at)
         self.revoked.add(row_id, ticket.expires_at)
-        self._cache.clear()
+        self._cache.drop(lambda one: one.kind == "ticket" and one.token_id == ticket.id)
 
     async def change_password(self, principal: Principal, current: str, new: str) -> None:
         """A new password; every other family of the account ends.
@@ -336,7 +345,7 @@ class Accounts:
             spared = await self._spare(session, keep, before, account.generation)
         for row_id, ends_at in spared:
             self.revoked.add(row_id, ends_at)
-        self._cache.clear()
+        self._cache.drop(lambda one: one.account == username)
         return account
 
     async def erase_customer(self, customer: str) -> dict[str, Any]:
@@ -349,12 +358,13 @@ class Accounts:
         async with self._db.transaction() as session:
             shape = await customers.erase(session, customer)
             await _bump(session)
-            his = Account.filter(customer=customer, active=True)
-            for account in await his.using_db(session.orm):
+            his = await Account.filter(customer=customer, active=True).using_db(session.orm)
+            for account in his:
                 self._apply(account, {"active": False}, None)
                 await account.save(using_db=session.orm)
             await self._refuse_no_admin(session)
-        self._cache.clear()
+        ended = {account.username for account in his}
+        self._cache.drop(lambda one: one.account in ended)
         return shape
 
     async def _spare(

@@ -657,13 +657,13 @@ class PrincipalCache:
     """Verified principals by the hash of their credential: no signature, no query.
 
     Bounded; the least recently used go first. Whoever learns of a change of accounts or
-    revocations calls `clear`.
+    revocations calls `drop`; who has to read first whom it ended, `outdate` before that.
     """
 
     def __init__(self, size: int = 10_000) -> None:
         self._size = size
         self._kept: OrderedDict[bytes, Principal] = OrderedDict()
-        self.clears = 0  # how often it was cleared: see `put`
+        self.changes = 0  # how many it was told of: see `put`
 
     def get(self, kind: Credential, credential: str, now: int) -> Principal | None:
         key = _cache_key(kind, credential)
@@ -676,13 +676,13 @@ class PrincipalCache:
         self._kept.move_to_end(key)
         return principal
 
-    def put(self, credential: str, principal: Principal, clears: int) -> None:
-        """Keeps it, unless the cache was cleared since `clears` was read from it.
+    def put(self, credential: str, principal: Principal, changes: int) -> None:
+        """Keeps it, unless the cache was told of a change since `changes` was read from it.
 
         Read that number before the account's row: else a principal of the row as it was
-        before a change would come in after the change had cleared the cache, and stay.
+        before a change would come in after the change was told, and stay.
         """
-        if clears != self.clears:
+        if changes != self.changes:
             return
         key = _cache_key(principal.kind, credential)
         self._kept[key] = principal
@@ -690,9 +690,19 @@ class PrincipalCache:
         if len(self._kept) > self._size:
             self._kept.popitem(last=False)
 
-    def clear(self) -> None:
-        self.clears += 1
-        self._kept.clear()
+    def outdate(self) -> None:
+        """Whatever is being verified now is not kept: it may be older than a change."""
+        self.changes += 1
+
+    def principals(self) -> set[Principal]:
+        return set(self._kept.values())
+
+    def drop(self, is_ended: Callable[[Principal], bool]) -> None:
+        """Those alone: else each change would send everyone to the database."""
+        self.outdate()
+        self._kept = OrderedDict(
+            (key, principal) for key, principal in self._kept.items() if not is_ended(principal)
+        )
 
     def __len__(self) -> int:
         return len(self._kept)

@@ -699,9 +699,14 @@ class Subscriber:
         if unread < self.unread and self.ending is None:
             self.unread, self.full_since = unread, now
         if now < self.full_since + limits.stall:
-            return now + limits.stall / STALL_LOOKS
+            return self._next_look(now)
         self.drop("slow")
         return now
+
+    def _next_look(self, now: float) -> float:
+        """When to look at a full line, or to end by then if it has room again."""
+        again = now + self.hub.limits.stall / STALL_LOOKS
+        return min(again, self.ends_at) if self.ends_at > now else again
 
     def _break_silence(self, now: float) -> None:
         """A quiet stream's cursor follows the log, or a reconnect would read all of it again."""
@@ -776,7 +781,7 @@ class Subscriber:
         self.full, self.line = True, None
         self.full_since = self.hub.now()
         self.unread = self.outlet.unread() if self.outlet else 0
-        self.hub.look_again_at(self, self.full_since + self.hub.limits.stall / STALL_LOOKS)
+        self.hub.look_again_at(self, self._next_look(self.full_since))
 
     def _part(self, outlet: Outlet, reason: str, reconnect_ms: int | None) -> None:
         self.line = None

@@ -248,8 +248,8 @@ class Upkeep:
         if now.home != home or went_back:
             logger.error("this is not the log it was (head {} after {})", now.head, reached)
             now = await events.new_epoch(self._db, now.epoch, home)
-        self._seen = now
         await self._take_in(seen, now)
+        self._seen = now  # not before: what could not be taken in is tried again
 
     async def _take_in(self, seen: Look, now: Look) -> None:
         if now.epoch != seen.epoch and self._wire is not None:

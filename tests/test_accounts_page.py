@@ -44,6 +44,8 @@ def outcome(form: Locator) -> Locator:
 
 
 def ready(page: Page, region: str = "#list") -> None:
+    """What the address asks for is drawn."""
+    expect(page.locator(region)).to_have_attribute("aria-busy", "false")
     expect(page.locator(region)).to_have_attribute("data-state", "ready")
 
 
@@ -322,6 +324,7 @@ def test_the_log_is_filtered_by_its_address(home: House, browser: Browser) -> No
         ready(page)
         page.get_by_label("To what").fill(queue)
         page.get_by_role("button", name="Filter").click()
+        ready(page)
         rows = page.locator("#rows tr")
         expect(rows).to_have_count(50)
         expect(page).to_have_url(re.compile(f"target={queue}"))

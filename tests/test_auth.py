@@ -538,7 +538,7 @@ def test_row_ids_fit_their_column() -> None:
 def test_the_cache_answers_until_expiry() -> None:
     """A verified credential is found again by its text and kind until it expires."""
     cache, who = PrincipalCache(), bearer()
-    cache.put("token", who, cache.clears)
+    cache.put("token", who, cache.changes)
     assert cache.get("bearer", "token", NOW) is who
     assert cache.get("bearer", "token2", NOW) is None
     assert cache.get("bearer", "token", who.expires_at) is None
@@ -549,22 +549,34 @@ def test_the_cache_is_bounded() -> None:
     """The least recently used principal makes room for the newest."""
     cache, who = PrincipalCache(size=2), bearer()
     for text in ("a", "b"):
-        cache.put(text, who, cache.clears)
+        cache.put(text, who, cache.changes)
     assert cache.get("bearer", "a", NOW)
-    cache.put("c", who, cache.clears)
+    cache.put("c", who, cache.changes)
     assert [bool(cache.get("bearer", text, NOW)) for text in "abc"] == [True, False, True]
 
 
-def test_a_clear_beats_a_put_that_began_before_it() -> None:
+def test_a_change_beats_a_put_that_began_before_it() -> None:
     """A principal read before a revocation cannot enter the cache after it."""
     cache, who = PrincipalCache(), bearer()
-    before = cache.clears
-    cache.clear()
-    cache.put("token", who, before)
+    for tell in (cache.outdate, lambda: cache.drop(lambda _: False)):
+        before = cache.changes
+        tell()
+        cache.put("token", who, before)
+        assert cache.get("bearer", "token", NOW) is None
+    cache.put("token", who, cache.changes)
+    cache.drop(lambda one: one == who)
     assert cache.get("bearer", "token", NOW) is None
-    cache.put("token", who, cache.clears)
-    cache.clear()
-    assert cache.get("bearer", "token", NOW) is None
+
+
+def test_the_cache_drops_those_who_ended_alone() -> None:
+    """A change forgets whom it ended, and nobody else."""
+    cache, who, other = PrincipalCache(), bearer(), ticket()
+    cache.put("his", who, cache.changes)
+    cache.put("theirs", other, cache.changes)
+    assert cache.principals() == {who, other}
+    cache.drop(lambda one: one == who)
+    assert cache.get("bearer", "his", NOW) is None
+    assert cache.get("ticket", "theirs", NOW) is other
 
 
 # --- Topics and permissions -----------------------------------------------------------

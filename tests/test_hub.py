@@ -2107,6 +2107,23 @@ def test_the_stream_ends_with_its_credential() -> None:
     on_stage(scene)
 
 
+def test_a_line_that_was_full_ends_in_time_too() -> None:
+    """A stream whose line had no room for a moment still ends with its credential."""
+
+    async def scene(stage: Stage) -> None:
+        loop = asyncio.get_running_loop()
+        began, client = loop.time(), Client()
+        client.open.clear()
+        stage.join(client=client, expires_at=NOW + 2_000)
+        await turns()
+        assert client.is_full
+        client.open.set()
+        assert await client.ended() == "expired"
+        assert 2 <= loop.time() - began <= 2.6
+
+    on_stage(scene)
+
+
 def test_the_stream_ends_after_its_lifetime() -> None:
     """Streams end after ten to fifteen minutes, spread out, so that load can move."""
 

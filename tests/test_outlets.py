@@ -6,7 +6,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from urllib.parse import urlencode
 
 import pytest
@@ -190,7 +190,10 @@ def test_out_of_files_is_no_way_to_go() -> None:
 
 
 def test_those_who_come_back_read_no_database(postgres_server: Postgres) -> None:
-    """A ticket, a cursor and the ring are enough: streams resume while the database is away."""
+    """A ticket, a cursor and the ring are enough: streams resume while the database is away.
+
+    Nor does the end of another's credential make it ask the database who they are.
+    """
     name = postgres_server.create()
     with running(DATABASE_URL=postgres_server.url(name)) as house:
         queue = house.queue()
@@ -198,14 +201,22 @@ def test_those_who_come_back_read_no_database(postgres_server: Postgres) -> None
         text = ticket(house, [f"queue:{queue}", *(f"order:{order}" for order in orders)])
         with Stream(house.url, ticket=text, since="earliest") as stream:
             ids = [block.id for block in stream.events(12)]
+        other = ticket(house, ["queues"], role="viewer")
+        with Stream(house.url, ticket=other) as stream:
+            stream.first("hello")
+            house.client().post("/events/tickets/revoke", json={"ticket": other})
+            assert stream.end().json["reason"] == "revoked"
         postgres_server.sql(f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS false")
         postgres_server.sql(
             f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
         )
-        streams = [Stream(house.url, ticket=text, last_event_id=ids[3]) for _ in range(16)]
-        for stream in streams:
-            assert [block.id for block in stream.events(8)] == ids[4:]
-            stream.close()
+        with ExitStack() as stack:
+            streams = [
+                stack.enter_context(Stream(house.url, ticket=text, last_event_id=ids[3]))
+                for _ in range(16)
+            ]
+            for stream in streams:
+                assert [block.id for block in stream.events(8)] == ids[4:]
         postgres_server.sql(f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS true")
         until(house.servers[0].ready, 10, "it serves again")
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import httpx
 import pytest
 
+from auth import Signer, ticket_row
 from tests.answers import parameters, problem
 from tests.house import API, PASSWORD, SECRET_KEY, House, running
 from tests.live import PUBLIC_URL, forged_ticket, head, ticket, watch
@@ -361,6 +362,26 @@ def test_a_revoked_ticket_is_over(house: House) -> None:
     assert answer.status_code == 204
     nonsense = house.client().post("/events/tickets/revoke", json={"ticket": "nonsense"})
     problem(nonsense, 404, "not_found")
+
+
+def test_what_could_not_be_read_of_a_revocation_is_read_later(postgres_server: Postgres) -> None:
+    """A revocation ends its streams also where the first try to read it failed."""
+    name = postgres_server.create()
+    with running(DATABASE_URL=postgres_server.url(name)) as house:
+        text = ticket(house, ["queues"])
+        known = Signer(SECRET_KEY.encode(), PUBLIC_URL).read_ticket(text, 0)
+        with Stream(house.url, ticket=text) as stream:
+            stream.first("hello")
+            postgres_server.sql(
+                "INSERT INTO revocations (id, created_at, expires_at)"
+                f" VALUES ('{ticket_row(known.id)}', 0, {known.expires_at});"
+                " UPDATE stream SET revocations_version = revocations_version + 1;"
+                " ALTER TABLE revocations RENAME TO away",
+                name,
+            )
+            until(lambda: "look failed" in house.servers[0].log, 10, "it could not be read")
+            postgres_server.sql("ALTER TABLE away RENAME TO revocations", name)
+            is_final(stream.end(ENDS_WITHIN), "revoked")
 
 
 def test_the_link_of_a_post_follows_its_order(house: House) -> None:

@@ -313,7 +313,7 @@ def test_the_cache_keeps_kinds_apart() -> None:
     cache = PrincipalCache()
     token = SIGNER.pair(account(), "fam1", NOW).access_token
     who = auth.token_principal(SIGNER.read(Kind.ACCESS, token, NOW), account())
-    cache.put(token, who, cache.clears)
+    cache.put(token, who, cache.changes)
     assert cache.get("bearer", token, NOW) is who
     assert cache.get("session", token, NOW) is None
     assert cache.get("ticket", token, NOW) is None
