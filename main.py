@@ -2807,6 +2807,7 @@ async def track(request: Request, query: schemas.TrackQuery, who: Caller) -> Res
         shape,
         [events.history_item(log.epoch, one, staff=False) for one in rows],
         names=names,
+        own=who.kind == "session" and who.owns(row.customer),
         cursor=events.event_id(log.epoch, log.head),
         stream=f"{API}/events?{urlencode({'topic': f'order:{order}', **given})}",
         now=wall(),

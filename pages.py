@@ -143,14 +143,15 @@ def track(
     history: Sequence[Mapping[str, Any]],
     *,
     names: Mapping[str, str],
+    own: bool,
     cursor: str,
     stream: str,
     now: int,
 ) -> str:
     """The page of one order as of `cursor`, an event's id; `stream` goes on from there.
 
-    `names` are those of its items that are products, by SKU; `now` (ms) sets the clock that its
-    script tells the age of changes by.
+    `names` are those of its items that are products, by SKU; `own`: who looks may cancel it here;
+    `now` (ms) sets the clock that its script tells the age of changes by.
     """
     words = TEXTS[visit.language]
     return render(
@@ -164,6 +165,7 @@ def track(
         steps=steps(history, order),
         history=[(item["time"], sentence(words, item)) for item in reversed(history)],
         names=names,
+        own=own,
         cursor=cursor,
         stream=stream,
         now=instants.stamp(now),

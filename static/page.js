@@ -292,7 +292,7 @@ export function explain(error) {
 }
 
 /** A link to sign in and come back, where that is what is missing; else null. */
-function remedy(error) {
+export function remedy(error) {
   if (!(error instanceof Refused) || error.status !== 401) return null;
   const back = encodeURIComponent(location.pathname + location.search);
   return el("a", { href: `/login?next=${back}` }, say("sign_in"));

@@ -1,6 +1,6 @@
 // Buying, once. A purchase has a key of its own from the click on, and is asked for with that key
 // until it is known what became of it: over a broken line, a restart, a page that was reloaded.
-import { Refused, Unreachable, account, call, customer, el, explain, find, number, say, tellTime } from "./page.js";
+import { Refused, Unreachable, account, call, customer, el, explain, find, number, remedy, say, tellTime } from "./page.js";
 
 const CART = "/api/v1/cart";
 const KEPT = `filaviva-purchases:${account}`; // in this browser, while nobody knows
@@ -201,12 +201,8 @@ export async function checkOut(seen, waiting) {
 
 /** Why nothing was bought; with a way to sign in where that is what is missing. */
 export function refusal(error) {
-  if (error.status === 401) {
-    const back = encodeURIComponent(location.pathname + location.search);
-    return [explain(error), " ", el("a", { href: `/login?next=${back}` }, say("sign_in"))];
-  }
   if (error.code === "customer_inactive") return [say("shop.inactive")];
-  return [explain(error)];
+  return [explain(error), " ", remedy(error) ?? ""];
 }
 
 /** What was bought, and where to follow it. */

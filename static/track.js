@@ -1,7 +1,9 @@
 // Keeps the page of an order up to date. The server has drawn all of it; this changes what
 // changes, from the order's events, and writes nothing that stands there already.
 import { connect } from "./filaviva.js";
-import { account, calmly, call, clock, el, explain, find, number, params, patiently, put, say, tellTime, when, words } from "./page.js";
+import {
+  Unreachable, account, calmly, call, clock, el, explain, find, number, params, patiently, put, remedy, say, sure, tellTime, when, words,
+} from "./page.js";
 
 const WEEK = 604_800; // seconds that a link lives
 
@@ -11,7 +13,12 @@ const part = (id) => document.getElementById(id);
 
 // --- what is shown -------------------------------------------------------------------
 
-let seen = { version: Number(page.dataset.version), status: page.dataset.status, queue: page.dataset.queue };
+let seen = {
+  version: Number(page.dataset.version),
+  status: page.dataset.status,
+  queue: page.dataset.queue,
+  cancel_requested: !part("asked").hidden,
+};
 let place; // null: it has none; undefined: what the server drew
 const fresh = []; // events that are not drawn yet
 
@@ -31,6 +38,7 @@ function showStatus({ status, queue, cancel_requested: asked, updated_at: change
   put(part("about"), `about.${status}` in words ? say(`about.${status}`, { queue }) : "");
   part("asked").toggleAttribute("hidden", !asked);
   put(part("changed"), when(changed, { full: true }));
+  offerCancel();
 }
 
 function showPlace() {
@@ -118,6 +126,30 @@ function end(reason) {
   return reason === "expired" ? "expired" : "revoked";
 }
 
+// --- his own order -------------------------------------------------------------------------
+
+const own = part("cancel"); // of whoever is signed in as its customer
+
+function offerCancel() {
+  if (!own) return;
+  const over = seen.cancel_requested || !["pending", "processing"].includes(seen.status);
+  if (over && own.contains(document.activeElement)) part("status").focus({ preventScroll: true });
+  own.hidden = over;
+}
+
+async function cancel() {
+  if (!(await sure({ text: say("track.cancel_text"), yes: say("track.cancel") }))) return;
+  const outcome = find(".outcome", own);
+  put(outcome, say("act.busy"));
+  try {
+    await call("POST", `/api/v1/orders/${order}/cancel`, { body: {} });
+    put(outcome, ""); // its events say the rest
+  } catch (error) {
+    const why = error instanceof Unreachable ? say("act.unsure") : explain(error);
+    outcome.replaceChildren(why, " ", remedy(error) ?? "");
+  }
+}
+
 // --- the link ----------------------------------------------------------------------------
 
 /** The address of this page for somebody without an account. */
@@ -167,6 +199,8 @@ tellTime(now, Date.now() - performance.now() + (visit?.responseStart ?? 0));
 put(part("changed"), when(find("#changed time").dateTime, { full: true }));
 part("history").querySelectorAll("time").forEach((time) => put(time, clock(time.dateTime)));
 
+offerCancel();
+own?.querySelector("button").addEventListener("click", cancel);
 part("link").hidden = false;
 part("copy").addEventListener("click", copy);
 part("share").addEventListener("click", share);

@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,8 @@ def execute(url: str, statement: str) -> list[tuple[Any, ...]]:
     """The rows of one SQL statement in the database at `url`; committed."""
     if url.startswith("sqlite://"):
         return _sqlite(Path(url.removeprefix("sqlite://")), statement)
-    return asyncio.run(_postgres(url, statement))
+    with ThreadPoolExecutor(1) as aside:  # a test with a browser has a loop running already
+        return aside.submit(asyncio.run, _postgres(url, statement)).result()
 
 
 def _sqlite(path: Path, statement: str) -> list[tuple[Any, ...]]:

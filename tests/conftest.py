@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -12,7 +12,7 @@ from playwright.sync_api import Browser
 from tests import node, services
 from tests.chromium import chromium
 from tests.house import House, running
-from tests.visits import at_home
+from tests.visits import Settle, at_home
 
 T = TypeVar("T")
 
@@ -143,9 +143,32 @@ def house(request: pytest.FixtureRequest) -> House:
 
 
 @pytest.fixture(scope="session")
-def home() -> Iterator[House]:
-    """The service for tests of pages: at its own address. One database is enough for them."""
-    with at_home() as found:
+def settle(request: pytest.FixtureRequest) -> Settle:
+    """`settle(SHOP="true")`: a service for tests of pages, at its own address.
+
+    It is one process on SQLite. PAGES_ON=twins takes two on PostgreSQL with Redis, of which one
+    serves the pages and the other what the tests do.
+    """
+    if os.environ.get("PAGES_ON") != "twins":
+        return at_home
+    postgres: services.Postgres = request.getfixturevalue("postgres_server")
+    redis: services.RedisServer = request.getfixturevalue("redis_server")
+
+    @contextmanager
+    def apart(**settings: str) -> Iterator[House]:
+        name = postgres.create()
+        each = {"DATABASE_URL": postgres.url(name), "REDIS_URL": redis.url}
+        with at_home(2, **each, **settings) as found:
+            yield found
+        postgres.drop(name)
+
+    return apart
+
+
+@pytest.fixture(scope="session")
+def home(settle: Settle) -> Iterator[House]:
+    """The service that the tests of pages share."""
+    with settle() as found:
         yield found
 
 

@@ -26,6 +26,7 @@ class House:
         self._numbers = itertools.count(1)
         self._tokens: dict[str, str] = {}
         self._clients: dict[tuple[str | None, int], httpx.Client] = {}
+        self.desk = 0  # the process that is asked where none is named
 
     @property
     def url(self) -> str:
@@ -42,12 +43,13 @@ class House:
             self._tokens[role] = answer.json()["access_token"]
         return self._tokens[role]
 
-    def client(self, role: str | None = "admin", process: int = 0) -> httpx.Client:
+    def client(self, role: str | None = "admin", process: int | None = None) -> httpx.Client:
         """A client below /api/v1 of one process, with the bearer of a role (None: nobody)."""
-        key = (role, process)
+        number = self.desk if process is None else process
+        key = (role, number)
         if key not in self._clients:
             headers = {"Authorization": f"Bearer {self.token(role)}"} if role else {}
-            base = self.servers[process].url + API
+            base = self.servers[number].url + API
             self._clients[key] = httpx.Client(base_url=base, headers=headers, timeout=30)
         return self._clients[key]
 

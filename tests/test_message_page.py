@@ -128,12 +128,12 @@ def test_nonsense_is_refused_by_a_page(house: House) -> None:
         assert answer.headers["content-type"].startswith("text/html")
 
 
-def test_references_are_found_by_an_index(home: House) -> None:
+def test_references_are_found_by_an_index(house_on_sqlite: House) -> None:
     """Neither the search nor the list of a reference or a customer walks over all orders."""
     for column in ("reference", "customer"):
         for order in ("", " ORDER BY m.id DESC"):
             sql = f"SELECT m.id FROM messages m WHERE m.{column} = 'x'{order} LIMIT 1"
-            ((*_, plan),) = stored(home, f"EXPLAIN QUERY PLAN {sql}")
+            ((*_, plan),) = stored(house_on_sqlite, f"EXPLAIN QUERY PLAN {sql}")
             assert f"INDEX messages_{column} ({column}=?)" in plan
 
 

@@ -25,7 +25,7 @@ from tests.live import forged_ticket
 from tests.routes import routes
 from tests.screenshots import FOLDER, shots
 from tests.services import ROOT
-from tests.visits import at_home, cookie_of
+from tests.visits import Settle, cookie_of
 from texts import LANGUAGES, TEXTS
 
 pytestmark = pytest.mark.browser
@@ -324,10 +324,10 @@ def told(found: dict[str, Any]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def viewer() -> Iterator[Viewer]:
+def viewer(settle: Settle) -> Iterator[Viewer]:
     with ExitStack() as stack:
         browser = entered(stack, chromium)
-        house = stack.enter_context(at_home(SHOP="true"))
+        house = stack.enter_context(settle(SHOP="true"))
         made = Viewer(browser, house)
         stack.callback(made.close)
         yield made

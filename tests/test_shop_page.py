@@ -4,7 +4,7 @@ import html
 import itertools
 import re
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -16,9 +16,9 @@ from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 import pages
 import texts
 from tests.answers import good
-from tests.house import API, PASSWORD, House, running
-from tests.services import free_port
+from tests.house import API, PASSWORD, House
 from tests.test_customers_api import customer, fresh
+from tests.visits import Settle
 
 NUMBERS = itertools.count(999_999, -1)
 WORDS = texts.TEXTS["en"]
@@ -26,26 +26,17 @@ FOLLOW = WORDS["shop.follow"]
 ASIDE = 3_600_000 * 7  # ms by which a device's clock is wrong
 
 
-@contextmanager
-def shop_window(*, public: bool) -> Iterator[House]:
-    port = str(free_port())
-    url = f"http://127.0.0.1:{port}"
-    open_to = str(public).lower()
-    with running(PORT=port, PUBLIC_URL=url, SHOP="true", PUBLIC_STOCK=open_to) as found:
-        yield found
-
-
 @pytest.fixture(scope="module")
-def shop() -> Iterator[House]:
+def shop(settle: Settle) -> Iterator[House]:
     """A shop whose window everybody sees."""
-    with shop_window(public=True) as found:
+    with settle(SHOP="true", PUBLIC_STOCK="true") as found:
         yield found
 
 
 @pytest.fixture(scope="module")
-def closed() -> Iterator[House]:
+def closed(settle: Settle) -> Iterator[House]:
     """A shop for customers alone; its process may be killed."""
-    with shop_window(public=False) as found:
+    with settle(SHOP="true") as found:
         yield found
 
 

@@ -702,6 +702,45 @@ def test_a_page_follows_by_cookie(house: House, browser: Browser) -> None:
         expect(page.locator("#status")).to_have_text("In progress")
 
 
+@pytest.mark.browser
+def test_who_bought_may_cancel(browser: Browser) -> None:
+    """The customer who is signed in cancels his order where he follows it, once he is sure."""
+    with at_home() as house:
+        queue = house.queue()
+        waiting, busy = house.post(queue), house.post(queue)
+        cookie = cookie_of(house, "customer")
+        with opened(browser, f"{house.url}/track/{waiting['id']}", cookie=cookie) as page:
+            button = page.get_by_role("button", name="Cancel the order")
+            button.click()
+            page.get_by_role("button", name="Leave it").click()
+            expect(page.locator("#status")).to_have_text("In line")
+            button.click()
+            page.get_by_role("dialog").get_by_role("button", name="Cancel the order").click()
+            expect(page.locator("#status")).to_have_text("Cancelled")
+            expect(page.locator("#status")).to_be_focused()
+            expect(button).to_be_hidden()
+        house.claim(queue)
+        with opened(browser, f"{house.url}/track/{busy['id']}", cookie=cookie) as page:
+            button = page.get_by_role("button", name="Cancel the order")
+            button.click()
+            page.get_by_role("dialog").get_by_role("button", name="Cancel the order").click()
+            expect(page.locator("#asked")).to_have_text("Its cancellation was asked for.")
+            expect(button).to_be_hidden()
+
+
+def test_nobody_else_is_offered_to_cancel(house: House) -> None:
+    """Not staff, who have the console, nor who was sent a link, nor a customer of another order."""
+    posted = house.post(house.queue())
+    told = {
+        role: httpx.get(
+            f"{house.url}/track/{posted['id']}", headers={"Cookie": cookie_of(house, role)}
+        ).text
+        for role in ("customer", "viewer", "producer", "admin")
+    }
+    assert {role for role, text in told.items() if 'id="cancel"' in text} == {"customer"}
+    assert 'id="cancel"' not in look(house, posted["id"], ticket=posted["tracking"]["ticket"]).text
+
+
 @browsing
 @pytest.mark.parametrize("width", [320, 1280])
 def test_a_page_fits_its_window(house: House, browser: Browser, width: int) -> None:

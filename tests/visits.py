@@ -1,6 +1,6 @@
 """A service at its own address, and browsers that are signed in to it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import httpx
@@ -10,13 +10,20 @@ from tests.chromium import opened
 from tests.house import ADMIN_PASSWORD, API, PASSWORD, House, running
 from tests.services import free_port
 
+Settle = Callable[..., AbstractContextManager[House]]
+
 
 @contextmanager
-def at_home(**settings: str) -> Iterator[House]:
-    """A service whose PUBLIC_URL is where it stands: what its pages send has its origin."""
+def at_home(processes: int = 1, **settings: str) -> Iterator[House]:
+    """A service whose PUBLIC_URL is where it stands: what its pages send has its origin.
+
+    Of several processes that is the first; the tests' own calls go to the last.
+    """
     port = free_port()
     where = f"http://127.0.0.1:{port}"
-    with running(1, each=(), PORT=str(port), **{"PUBLIC_URL": where, **settings}) as house:
+    each = [{"PORT": str(port)}, *({} for _ in range(processes - 1))]
+    with running(processes, each=each, **{"PUBLIC_URL": where, **settings}) as house:
+        house.desk = processes - 1
         yield house
 
 
