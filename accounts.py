@@ -26,6 +26,7 @@ from schemas import make_cursor, read_cursor
 
 ADMIN = "admin"
 READ_AT_ONCE = 500  # accounts
+OVERLAP = 600_000  # ms; the database's clock may have been set back by as much
 
 
 def wall() -> int:
@@ -58,6 +59,7 @@ class Accounts:
         self._signer = signer
         self._cache = PrincipalCache()
         self.revoked = Revoked()
+        self._read_to = OVERLAP  # when the newest revocation that was read was made
 
     async def ensure_admin(self, password: str) -> bool:
         """Make the account `admin` if there is none; whether it was made."""
@@ -109,12 +111,18 @@ class Accounts:
             return await Account.get_or_none(using_db=session.orm, username=username)
 
     async def reload(self) -> None:
-        """Take in what other processes changed and revoked, and forget whom that ended."""
+        """Take in what other processes changed and revoked, and forget whom that ended.
+
+        What was taken in before is not read again: such rows live for up to thirty days. Used
+        refresh tokens are looked up by their ids.
+        """
         self._cache.outdate()
         now = wall()
+        new = Revocation.filter(expires_at__gt=now, created_at__gte=self._read_to - OVERLAP)
         async with self._db.read() as session:
-            rows = await Revocation.filter(expires_at__gt=now).using_db(session.orm)
+            rows = await new.exclude(id__startswith="used:").using_db(session.orm)
         self.revoked.merge(rows, now)
+        self._read_to = max([self._read_to, *(row.created_at for row in rows)])
         ended = await self.ended(self._cache.principals())
         self._cache.drop(lambda one: one in ended)
 

@@ -523,8 +523,7 @@ class Revoked:
     def merge(self, rows: Iterable[Revocation], now: int) -> None:
         """Takes in rows (all, or those that are new) and forgets what expired."""
         for row in rows:
-            if not row.id.startswith("used:"):  # looked up in the database, by its id
-                self.add(row.id, row.expires_at)
+            self.add(row.id, row.expires_at)
         self._ends = {name: end for name, end in self._ends.items() if end > now}
 
     def add(self, row_id: str, expires_at: int) -> None:

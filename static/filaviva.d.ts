@@ -64,6 +64,8 @@ export interface Stream {
   readonly via: "shared-worker" | "leader" | "follower" | "alone";
   /** Returns what takes the handler away again. */
   on<Name extends keyof Told>(name: Name, handler: (told: Told[Name]) => void): () => void;
+  /** Tries at once, unless the service itself said when: for who knows that it answers again. */
+  hurry(): void;
   close(): void;
 }
 

@@ -990,9 +990,12 @@ class Page {
   }
 
   #nudge() {
-    if (this.#asleep) return;
-    this.#link.send({ do: "wake" });
+    this.hurry();
     this.#ping();
+  }
+
+  hurry() {
+    if (!this.#asleep) this.#link.send({ do: "wake" });
   }
 
   #ping() {
@@ -1120,6 +1123,11 @@ class Stream {
     const handlers = this.#handlers.get(name) ?? new Set();
     this.#handlers.set(name, handlers.add(handler));
     return () => void handlers.delete(handler);
+  }
+
+  /** Called where the service is known to answer: what waits by its own choice tries at once. */
+  hurry() {
+    if (this.state.name === "retrying" && this.state.reason !== "turns") page.hurry();
   }
 
   close() {

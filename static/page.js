@@ -277,6 +277,7 @@ export async function call(method, path, { body, headers = {}, signal } = {}) {
     value = {}; // a proxy's own words
   }
   tellTime(answer.headers.get("Date"));
+  if (answer.ok) follows.forEach((one) => one.stream?.hurry());
   if (!answer.ok) {
     throw new Refused(answer.status, value, Number(answer.headers.get("Retry-After")) || null);
   }

@@ -17,7 +17,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -41,6 +41,7 @@ BUSY = 0.5  # of the time that a main thread may work
 STALL = 0.25  # seconds: so late the machine does what it is told when it has too much to do
 STALLED = 0.2  # of the answers; more, and nothing can be said
 HEAP, NODES, SERVER = 2 << 20, 500, 16 << 20  # growth that is none; else a tenth
+LOOKS = 3  # at what a page holds
 CROWD = 4  # processes that want to run, for each processor: more, and others are at work here
 LOADING = (  # parts that are seen, and not yet filled
     "[...document.querySelectorAll('.region[data-state=loading]')]"
@@ -318,6 +319,12 @@ class Tab:
         return time.monotonic() - began
 
     def look(self) -> Look:
+        """What it holds: the least of a few looks, since it may draw anew during one of them."""
+        looks = [self._look() for _ in range(LOOKS)]
+        least = min(one.heap for one in looks), min(one.nodes for one in looks)
+        return replace(looks[-1], heap=least[0], nodes=least[1])
+
+    def _look(self) -> Look:
         self._tools.send("HeapProfiler.collectGarbage")
         told = self._tools.send("Performance.getMetrics")["metrics"]
         found = {one["name"]: one["value"] for one in told}

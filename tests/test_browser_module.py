@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, CDPSession, Error, Page, Route
+from playwright.sync_api import Browser, BrowserContext, CDPSession, Error, Page, Route, expect
 
 from tests import node
 from tests.answers import NOWHERE
@@ -444,6 +444,52 @@ def test_a_proxys_error_is_waited_out(house: House, browser: Browser) -> None:
         assert tab.state["at"] / 1000 < time.time() + 60
         proxy.mend()
         agree([tab], log(house, f"queue:{queue}", begin))
+
+
+@browsing
+def test_who_knows_better_need_not_wait(house: House, browser: Browser) -> None:
+    """A page whose calls are answered again does not wait out the time between attempts."""
+    queue = house.queue()
+    begin = head(house)
+    given = ticket(house, [f"queue:{queue}"])
+    with front(house.url) as proxy, window(browser, "alone") as context:
+        (tab,) = tabs(context, proxy.url, 1)
+        tab.page.clock.install()
+        tab.follow(topics=[f"queue:{queue}"], ticket=given, after=begin).waits_for("live")
+        proxy.fail()
+        left = "(window.stream.state.at ?? 0) - Date.now()"
+        while tab.page.evaluate(left) < 8_000:
+            tab.page.clock.fast_forward(1_000)
+        then = tab.state["at"]
+        tab.page.clock.fast_forward(1_500)
+        proxy.mend()
+        tab.page.evaluate("window.stream.hurry()")
+        tab.waits_for("live")
+        assert tab.page.evaluate("Date.now()") < then
+        house.post(queue)
+        agree([tab], log(house, f"queue:{queue}", begin))
+
+
+@browsing
+def test_a_page_whose_calls_are_answered_is_live_at_once(house: House, browser: Browser) -> None:
+    """The console asks now and then: the first answer after an outage brings its stream back."""
+    with (
+        front(house.url) as proxy,
+        window(browser, "alone", signed_in(house, "viewer", proxy.url)) as context,
+    ):
+        page = context.new_page()
+        page.clock.install()
+        page.goto(f"{proxy.url}/admin")
+        line = page.locator("#line")
+        expect(line).to_have_attribute("data-state", "live")
+        proxy.fail()
+        for _ in range(6):  # from now on there is half a minute between two attempts
+            with page.expect_response(re.compile(r"/events\?")):
+                page.clock.fast_forward(60_000)
+        expect(line).to_have_attribute("data-state", "retrying")
+        proxy.mend()
+        page.clock.fast_forward(16_000)
+        expect(line).to_have_attribute("data-state", "live", timeout=10_000)
 
 
 # --- credentials and cursors ----------------------------------------------------------

@@ -2,19 +2,12 @@
 
 import re
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import httpx
 import pytest
 
-import config
-import customers
-from accounts import Accounts
-from auth import Signer
-from database import Database
-from errors import LastAdmin
 from tests.answers import execute, good, parameters, pointers, problem, stored
 from tests.house import API, CUSTOMER, PASSWORD, House
 from tests.services import Postgres
@@ -399,25 +392,6 @@ def test_an_erased_customer_is_gone_for_good(house: House) -> None:
     again = customer(house, nickname=fields["nickname"], email=fields["email"])
     assert again["id"] != his
     good(post(f"/customers/{again['id']}/erase"))
-
-
-async def test_the_last_admin_is_not_erased(tmp_path: Path) -> None:
-    """An admin's customer takes his account along, unless nobody else could undo anything."""
-    settings = config.load({"FILAVIVA_DATABASE_URL": f"sqlite://{tmp_path}/filaviva.db"})
-    db = Database(config.tortoise_orm(settings))
-    await db.open()
-    try:
-        await db.migrate()
-        accounts = Accounts(db, Signer(b"a secret of tests with 32 bytes.", "filaviva"))
-        await accounts.ensure_admin(PASSWORD)
-        his = (await customers.add(db, {"name": "Ana"}))["id"]
-        await accounts.update("admin", {"customer": his})
-        with pytest.raises(LastAdmin):
-            await accounts.erase_customer(his)
-        assert (await customers.get(db, his))["name"] == "Ana"
-        assert await customers.count(db, None) == 1
-    finally:
-        await db.close()
 
 
 def test_personal_data_stays_in_the_directory(house: House) -> None:

@@ -3,10 +3,10 @@
 import random
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
+from bench.load import cpu_seconds
 from tests import sale
 from tests.deliveries import Plan, besieged
 from tests.house import House, running
@@ -46,8 +46,7 @@ class Idlers:
     def _worked(self) -> float:
         """Seconds of a core, of the process so far."""
         [server] = self.house.servers
-        fields = Path(f"/proc/{server.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / 100
+        return cpu_seconds(server.pid)
 
 
 @pytest.fixture(scope="module")

@@ -155,9 +155,9 @@ def test_plain_text_stays() -> None:
 @pytest.mark.parametrize("piece", ["a-", "eyJ-", "://a:", "ticket", "bearer ", '"', "token='"])
 def test_hostile_text_is_masked_in_time(piece: str) -> None:
     """No text that a caller can send makes the masking slow."""
-    started = time.perf_counter()
+    started = time.thread_time()
     logs.redact(piece * (logs.TEXT_BYTES // len(piece)))
-    assert time.perf_counter() - started < 0.5
+    assert time.thread_time() - started < 0.5
 
 
 def test_a_huge_message_is_cut(stream: io.StringIO) -> None:

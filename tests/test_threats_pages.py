@@ -89,9 +89,9 @@ def test_what_is_too_long_to_be_kept_is_not_searched() -> None:
     for text in ("x y=z; ", "token: '", "://a"):
         blob = {"k": text * (3_500 // len(text))}
         sent = {"messages": [{"customer": "c-1", "metadata": blob}] * 1_000}
-        began = time.perf_counter()
+        began = time.thread_time()
         assert actions.detail_of(sent, personal=False) == '{"fields":["messages"]}'
-        assert time.perf_counter() - began < 0.2
+        assert time.thread_time() - began < 0.2
 
 
 def test_a_new_password_of_an_admin_leaves_a_line(house: House) -> None:

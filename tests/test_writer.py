@@ -351,7 +351,7 @@ async def test_a_held_row_is_waited_for_without_holding_up_others(on_postgres: S
     started = time.monotonic()
     waiting = asyncio.ensure_future(stand.writer.do(moves.Cancel(held, "shop")))
     await stand.writer.do_many([enqueue() for _ in range(20)])
-    assert time.monotonic() - started < 1
+    assert not waiting.done()
     with pytest.raises(errors.Unavailable):
         await waiting
     assert 1.9 < time.monotonic() - started < 4
