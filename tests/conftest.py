@@ -85,6 +85,14 @@ def postgres_url(postgres_server: services.Postgres) -> Iterator[str]:
     postgres_server.drop(name)
 
 
+@pytest.fixture(params=["sqlite", "postgres"])
+def blank(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database, of each kind in turn."""
+    if request.param == "postgres":
+        return request.getfixturevalue("postgres_url")
+    return f"sqlite://{tmp_path}/filaviva.db"
+
+
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[services.RedisServer]:
     """A Redis; a test that kills or freezes it brings it back."""

@@ -1,7 +1,6 @@
 """Accounts of one database, as several processes see them."""
 
 from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
 
 import pytest
 
@@ -11,18 +10,16 @@ from auth import Principal, Signer
 from database import Database
 from errors import LastAdmin, Unauthenticated
 from models import Revocation, Role
+from tests.databases import opened
 from tests.house import PASSWORD
-from tests.test_writer import opened
 
 SIGNER = Signer(b"a secret of tests with 32 bytes.", "filaviva")
 AGES = 100_000_000  # ms
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-async def db(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
-    file = f"sqlite://{tmp_path}/filaviva.db"
-    url = file if request.param == "sqlite" else request.getfixturevalue("postgres_url")
-    async with opened(url) as found:
+@pytest.fixture
+async def db(blank: str) -> AsyncIterator[Database]:
+    async with opened(blank) as found:
         yield found
 
 

@@ -24,11 +24,11 @@ from models import FINISHED, Status
 from moves import Message
 from orders import FAR, NOWHERE, Line, Pace, Place
 from tests.answers import good
+from tests.databases import opened
 from tests.house import CUSTOMER, House
 from tests.life import purchase
 from tests.live import ticket, watch
 from tests.sse import Stream
-from tests.test_writer import opened
 from writer import Writer
 
 FEW = settings(
@@ -70,13 +70,10 @@ ROW = Message(
 )
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-async def db(request: pytest.FixtureRequest, tmp_path: Any) -> AsyncIterator[Database]:
+@pytest.fixture
+async def db(blank: str) -> AsyncIterator[Database]:
     """An empty database with our schema, of each kind in turn."""
-    url = f"sqlite://{tmp_path}/filaviva.db"
-    if request.param == "postgres":
-        url = request.getfixturevalue("postgres_url")
-    async with opened(url) as found:
+    async with opened(blank) as found:
         await events.settle_home(found)
         yield found
 

@@ -5,15 +5,11 @@ import json
 import random
 import shutil
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tortoise.backends.base.executor import EXECUTOR_CACHE
 
-import config
 import database
 import instants
 import rates
@@ -21,6 +17,7 @@ from database import Database
 from instants import DAY
 from tests import tallies
 from tests.answers import execute, good, parameters, problem, stored
+from tests.databases import opened
 from tests.house import House
 from tests.ledger import Sql
 from tests.services import until
@@ -31,27 +28,6 @@ REASONS = ("nack", "released", "lease_expired", "retried", "redriven")
 
 
 # --- the fold, on a log of our own making ---------------------------------------------
-
-
-@asynccontextmanager
-async def opened(url: str) -> AsyncIterator[Database]:
-    """A database with our schema; nobody else works on it."""
-    EXECUTOR_CACHE.clear()  # a process has one dialect for good; this one tests two
-    db = Database(config.tortoise_orm(config.load({"FILAVIVA_DATABASE_URL": url})))
-    await db.open()
-    try:
-        await db.migrate()
-        yield db
-    finally:
-        await db.close()
-        EXECUTOR_CACHE.clear()
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "postgres":
-        return request.getfixturevalue("postgres_url")
-    return f"sqlite://{tmp_path}/filaviva.db"
 
 
 class Walk:
@@ -136,7 +112,7 @@ class Walk:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_buckets_are_what_the_log_says(
-    place: str, seed: int, monkeypatch: pytest.MonkeyPatch
+    blank: str, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However the log grows and whenever it is folded, each event counts once where it happened.
 
@@ -146,25 +122,25 @@ def test_the_buckets_are_what_the_log_says(
     monkeypatch.setattr(rates, "WINDOW", 7)
 
     async def walked() -> Walk:
-        async with opened(place) as db:
+        async with opened(blank) as db:
             walk = Walk(db, random.Random(seed))
             await walk.run(250)
             return walk
 
     assert asyncio.run(walked()).ids > 4, "no name was used twice"
-    assert tallies.wrong(reader(place)) == []
+    assert tallies.wrong(reader(blank)) == []
 
 
 def reader(url: str) -> Sql:
     return lambda statement: ["|".join(map(str, row)) for row in execute(url, statement)]
 
 
-def test_old_buckets_are_forgotten(place: str) -> None:
+def test_old_buckets_are_forgotten(blank: str) -> None:
     """Minutes are kept for a day and an hour, half hours for eight days; the others stay."""
     hour = 3_600_000
 
     async def left() -> list[tuple[int, int]]:
-        async with opened(place) as db:
+        async with opened(blank) as db:
             async with db.transaction() as session:
                 at = await database.now(session)
                 for span, hours in ((60, 24), (60, 26), (1800, 26), (1800, 191), (1800, 193)):
@@ -181,7 +157,7 @@ def test_old_buckets_are_forgotten(place: str) -> None:
 
 
 def test_a_log_that_was_there_before_is_counted_for_a_week(
-    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    blank: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The migration of a database that was in use begins seven days back."""
     old, all_of_them = tmp_path / "migrations", database.MIGRATIONS
@@ -191,7 +167,7 @@ def test_a_log_that_was_there_before_is_counted_for_a_week(
 
     async def upgraded() -> None:
         monkeypatch.setattr(database, "MIGRATIONS", old)
-        async with opened(place) as db:
+        async with opened(blank) as db:
             async with db.transaction() as session:
                 walk = Walk(db, random.Random(1))
                 walk.at = await database.now(session) - 8 * DAY
@@ -200,11 +176,11 @@ def test_a_log_that_was_there_before_is_counted_for_a_week(
             await walk.log("order.processing", str(uuid.UUID(int=1)), "orders", "orders")
             await walk.log("order.completed", str(uuid.UUID(int=1)), "orders", "orders")
         monkeypatch.setattr(database, "MIGRATIONS", all_of_them)
-        async with opened(place) as db:
+        async with opened(blank) as db:
             assert not await rates.fold(db)
 
     asyncio.run(upgraded())
-    told = tallies.kept(reader(place))
+    told = tallies.kept(reader(blank))
     assert {(span, kind): n for (_, span, _, kind), n in told.items()} == {
         (span, kind): 1 for span in (60, 1800) for kind in ("claimed", "done")
     }

@@ -13,10 +13,8 @@ from typing import Any, cast
 import asyncpg
 import pytest
 from tortoise import connections
-from tortoise.backends.base.executor import EXECUTOR_CACHE
 from tortoise.backends.sqlite.client import SqliteClient
 
-import config
 import database
 import errors
 import events
@@ -28,6 +26,7 @@ from database import Database, Failure, PostgresLine, SqliteLine, classify
 from events import Appended, Event
 from moves import Claim, Enqueue
 from schemas import Purchase
+from tests.databases import opened
 from tests.ledger import BROKEN, COUNTED, KEPT, MISSING
 from tests.life import purchase
 from tests.services import Postgres
@@ -106,24 +105,6 @@ def claim(most: int = 1, queue: str = "orders") -> Claim:
 
 def ack(found: dict[str, Any]) -> moves.Ack:
     return moves.Ack(found["id"], found["receipt"], "worker")
-
-
-def open_at(url: str) -> Database:
-    return Database(config.tortoise_orm(config.load({"FILAVIVA_DATABASE_URL": url})))
-
-
-@contextlib.asynccontextmanager
-async def opened(url: str) -> AsyncIterator[Database]:
-    """A database with our schema."""
-    EXECUTOR_CACHE.clear()  # a process has one dialect for good; this one tests two
-    db = open_at(url)
-    await db.open()
-    try:
-        await db.migrate()
-        yield db
-    finally:
-        await db.close()
-        EXECUTOR_CACHE.clear()
 
 
 @contextlib.asynccontextmanager

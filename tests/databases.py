@@ -1,0 +1,27 @@
+"""Databases with our schema, for tests that need no server."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from tortoise.backends.base.executor import EXECUTOR_CACHE
+
+import config
+from database import Database
+
+
+def open_at(url: str) -> Database:
+    return Database(config.tortoise_orm(config.load({"FILAVIVA_DATABASE_URL": url})))
+
+
+@asynccontextmanager
+async def opened(url: str) -> AsyncIterator[Database]:
+    """A database with our schema; nobody else works on it."""
+    EXECUTOR_CACHE.clear()  # a process has one dialect for good; this one tests two
+    db = open_at(url)
+    await db.open()
+    try:
+        await db.migrate()
+        yield db
+    finally:
+        await db.close()
+        EXECUTOR_CACHE.clear()
