@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, BrowserContext, CDPSession, Error, Page
 
 from tests import node
 from tests.answers import NOWHERE
-from tests.front import front
+from tests.front import Front, front
 from tests.house import PASSWORD, House, running
 from tests.live import forged_ticket, head, ticket, travel
 from tests.services import ROOT, until
@@ -408,16 +408,23 @@ def test_a_leader_that_hangs_is_deposed(house: House, browser: Browser) -> None:
         assert leader.via == "follower"
 
 
-@browsing
-def test_a_line_that_died_in_silence_is_left(house: House, browser: Browser) -> None:
-    """After a sleep nothing says that a line is dead: two and a half heartbeats do."""
-    queue = house.queue()
+@contextmanager
+def behind(house: House, browser: Browser, queue: str) -> Iterator[tuple[Front, Tab, str]]:
+    """A proxy, a live tab behind it whose clock can be put forward, and where it began."""
     begin = head(house)
     given = ticket(house, [f"queue:{queue}"])
     with front(house.url) as proxy, window(browser, "alone") as context:
         (tab,) = tabs(context, proxy.url, 1)
         tab.page.clock.install()
         tab.follow(topics=[f"queue:{queue}"], ticket=given, after=begin).waits_for("live")
+        yield proxy, tab, begin
+
+
+@browsing
+def test_a_line_that_died_in_silence_is_left(house: House, browser: Browser) -> None:
+    """After a sleep nothing says that a line is dead: two and a half heartbeats do."""
+    queue = house.queue()
+    with behind(house, browser, queue) as (proxy, tab, begin):
         tab.page.clock.fast_forward(30_000)
         proxy.hush()
         house.post(queue)
@@ -450,12 +457,7 @@ def test_a_proxys_error_is_waited_out(house: House, browser: Browser) -> None:
 def test_who_knows_better_need_not_wait(house: House, browser: Browser) -> None:
     """A page whose calls are answered again does not wait out the time between attempts."""
     queue = house.queue()
-    begin = head(house)
-    given = ticket(house, [f"queue:{queue}"])
-    with front(house.url) as proxy, window(browser, "alone") as context:
-        (tab,) = tabs(context, proxy.url, 1)
-        tab.page.clock.install()
-        tab.follow(topics=[f"queue:{queue}"], ticket=given, after=begin).waits_for("live")
+    with behind(house, browser, queue) as (proxy, tab, begin):
         proxy.fail()
         left = "(window.stream.state.at ?? 0) - Date.now()"
         while tab.page.evaluate(left) < 8_000:
