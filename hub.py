@@ -704,9 +704,13 @@ class Subscriber:
         return now
 
     def _next_look(self, now: float) -> float:
-        """When to look at a full line, or to end by then if it has room again."""
+        """When to look at a full line, or to end by then if it has room again.
+
+        Also when its end has passed and was not noticed: the timer then comes at its next turn,
+        which may not be put off each time that the line fills.
+        """
         again = now + self.hub.limits.stall / STALL_LOOKS
-        return min(again, self.ends_at) if self.ends_at > now else again
+        return again if self.ending is not None else min(again, self.ends_at)
 
     def _break_silence(self, now: float) -> None:
         """A quiet stream's cursor follows the log, or a reconnect would read all of it again."""
@@ -1016,10 +1020,14 @@ class Subscriber:
         await self._put(bookmark(window.epoch, upto, max(window.head, upto)))
 
     async def _ask(self, question: Awaitable[T]) -> T | None:
-        """The answer, in time; otherwise None, and the stream ends so that it comes again."""
+        """The answer, in time; otherwise None, and the stream ends so that it comes again.
+
+        None too if it shall end meanwhile: who was revoked is shown nothing that was read since.
+        """
         try:
             async with asyncio.timeout(self.hub.limits.read):
-                return await question
+                answer = await question
+                return answer if self.ending is None else None
         except Exception as error:
             self._fail(error)
             return None

@@ -64,7 +64,10 @@ export interface Stream {
   readonly via: "shared-worker" | "leader" | "follower" | "alone";
   /** Returns what takes the handler away again. */
   on<Name extends keyof Told>(name: Name, handler: (told: Told[Name]) => void): () => void;
-  /** Tries at once, unless the service itself said when: for who knows that it answers again. */
+  /**
+   * Tries at once, unless the service itself said when or this was done within 15 seconds: for
+   * who knows that it answers again. It may be called as often as it answers.
+   */
   hurry(): void;
   close(): void;
 }

@@ -28,6 +28,8 @@ const SILENCES = 2.5; // heartbeats without a byte: the line is dead
 const SLACK = 5_000;
 const FIRST_WAIT = 2_000; // after the first failure, unless the service has said
 const LONGEST_WAIT = 60_000;
+const PROVEN = 3_000; // a stream that lives so long is no failure; less than a turn
+const HURRY = 15_000; // between two tries that a page asked for
 const PING = 10_000;
 const PINGS_UNANSWERED = 3; // then the hub is dead
 const TAB_GONE = 210_000; // without a ping; a hidden tab's timers run once a minute
@@ -119,6 +121,8 @@ class Flow {
   openedAt = Date.now();
   deadline = Date.now() + CONNECT; // for the next byte
   #patience = CONNECT;
+  #settledAt = Infinity;
+  #told = false; // of an event
   #queues = new Map(); // the newest counts, for who comes later
   #positions = new Map();
   #asOf = null; // of the counts
@@ -135,6 +139,8 @@ class Flow {
 
   close() {
     this.#end.abort();
+    // Not as soon as it settles: a proxy may let each stream begin, and cut it then.
+    if (this.#told || Date.now() - this.#settledAt >= PROVEN) this.line.failures = 0;
   }
 
   /** After a sleep or a change of the network: it shall prove soon that it lives. */
@@ -218,6 +224,7 @@ class Flow {
   }
 
   #event(type, id, event) {
+    this.#told = true;
     this.cursor = id;
     const topics = this.line.exact ? null : topicsOf(event);
     if (type.startsWith("order.")) this.#positions.delete(event.subject);
@@ -278,6 +285,7 @@ class Flow {
     for (const member of [...this.members]) member.reach(cursor);
     if (this.settled) return;
     this.settled = true;
+    this.#settledAt = Date.now();
     this.line.settled(this);
   }
 }
@@ -330,9 +338,10 @@ class Line {
   members = new Set(); // of `main`
   joining = [];
   retryAt = null;
+  failures = 0; // one after the other
   #patient = false; // the service has said when; a wake does not hurry it
-  #failures = 0;
   #triedAt = 0;
+  #hurriedAt = 0;
 
   constructor(hub, key, url, exact) {
     Object.assign(this, { hub, key, url, exact });
@@ -422,7 +431,6 @@ class Line {
   }
 
   settled(flow) {
-    this.#failures = 0;
     if (flow === this.trial) this.#accept(flow);
     else this.#say({ name: "live" }, this.members);
     this.step();
@@ -502,8 +510,8 @@ class Line {
 
   #backOff(flow) {
     const base = flow.retry ?? FIRST_WAIT * (0.5 + Math.random());
-    const most = Math.min(base * 2 ** this.#failures, LONGEST_WAIT);
-    return this.#failures++ === 0 ? most : most * (0.5 + Math.random() / 2);
+    const most = Math.min(base * 2 ** this.failures, LONGEST_WAIT);
+    return this.failures++ === 0 ? most : most * (0.5 + Math.random() / 2);
   }
 
   #later(flow, { kind, reason, wait }) {
@@ -532,7 +540,18 @@ class Line {
 
   wake(now) {
     for (const flow of this.flows) flow.doubt();
-    if (this.retryAt !== null && !this.#patient && now - this.#triedAt > 1_000) this.retryAt = now;
+    if (this.#mayTry(now)) this.retryAt = now;
+  }
+
+  /** Other calls may be answered all the time while no stream comes through: only now and then. */
+  hurry(now) {
+    if (!this.#mayTry(now) || now - this.#hurriedAt < HURRY) return;
+    this.#hurriedAt = this.retryAt = now;
+    this.hub.plan();
+  }
+
+  #mayTry(now) {
+    return this.retryAt !== null && !this.#patient && now - this.#triedAt > 1_000;
   }
 
   /** Leaves its place to somebody who waits for one, and goes on later from its cursors. */
@@ -593,6 +612,7 @@ class Hub {
     else if (message.do === "ping") this.#pong(tab);
     else if (message.do === "ack") tab.read(message.count);
     else if (message.do === "wake") this.#wake();
+    else if (message.do === "hurry") member?.line.hurry(Date.now());
     else if (message.do === "bye") this.#forgetTab(tab);
   }
 
@@ -990,12 +1010,13 @@ class Page {
   }
 
   #nudge() {
-    this.hurry();
+    if (this.#asleep) return;
+    this.#link.send({ do: "wake" });
     this.#ping();
   }
 
-  hurry() {
-    if (!this.#asleep) this.#link.send({ do: "wake" });
+  hurry(stream) {
+    if (!this.#asleep) this.#link.send({ do: "hurry", id: stream.id });
   }
 
   #ping() {
@@ -1125,9 +1146,10 @@ class Stream {
     return () => void handlers.delete(handler);
   }
 
-  /** Called where the service is known to answer: what waits by its own choice tries at once. */
+  /** Called wherever the service answers: what waits by its own choice tries at once. */
   hurry() {
-    if (this.state.name === "retrying" && this.state.reason !== "turns") page.hurry();
+    const { name, reason } = this.state;
+    if (["retrying", "offline"].includes(name) && reason !== "turns") page.hurry(this);
   }
 
   close() {

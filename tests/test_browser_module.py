@@ -453,16 +453,22 @@ def test_a_proxys_error_is_waited_out(house: House, browser: Browser) -> None:
         agree([tab], log(house, f"queue:{queue}", begin))
 
 
+LEFT = "(window.stream.state.at ?? 0) - Date.now()"  # ms to the next attempt
+
+
 @browsing
-def test_who_knows_better_need_not_wait(house: House, browser: Browser) -> None:
-    """A page whose calls are answered again does not wait out the time between attempts."""
+@pytest.mark.parametrize("state", ["retrying", "offline"])
+def test_who_knows_better_need_not_wait(house: House, browser: Browser, state: str) -> None:
+    """A page whose calls are answered again does not wait out the time between attempts, even
+    if the browser believes that there is no network."""
     queue = house.queue()
     with behind(house, browser, queue) as (proxy, tab, begin):
+        online = str(state == "retrying").lower()
+        tab.page.evaluate(f"Object.defineProperty(navigator, 'onLine', {{ value: {online} }})")
         proxy.fail()
-        left = "(window.stream.state.at ?? 0) - Date.now()"
-        while tab.page.evaluate(left) < 8_000:
+        while tab.page.evaluate(LEFT) < 8_000:
             tab.page.clock.fast_forward(1_000)
-        then = tab.state["at"]
+        then = tab.waits_for(state).state["at"]
         tab.page.clock.fast_forward(1_500)
         proxy.mend()
         tab.page.evaluate("window.stream.hurry()")
@@ -470,6 +476,51 @@ def test_who_knows_better_need_not_wait(house: House, browser: Browser) -> None:
         assert tab.page.evaluate("Date.now()") < then
         house.post(queue)
         agree([tab], log(house, f"queue:{queue}", begin))
+
+
+@browsing
+@pytest.mark.parametrize("answer", ["an error", "a hello"])
+def test_who_is_always_answered_waits_longer_each_time(
+    house: House, browser: Browser, answer: str
+) -> None:
+    """Calls that are answered all the time defeat no back-off, where a proxy lets everything
+    pass but streams: it refuses them, or cuts them after their first words."""
+    tries: list[str] = []
+
+    def refuse(route: Route) -> None:
+        tries.append(answer)
+        if answer == "an error":
+            route.fulfill(status=502)
+        else:
+            hello = block(("hello", {"heartbeat_seconds": 15}), "e-7")
+            route.fulfill(body=hello, content_type="text/event-stream")
+
+    with window(browser, "alone") as context:
+        (tab,) = tabs(context, house.url, 1)
+        tab.page.clock.install()
+        tab.page.route("**/api/v1/events?**", refuse)
+        tab.follow(topics=["queue:a"])
+        for _ in range(60):
+            until(lambda: tab.page.evaluate(LEFT) > 0, SECONDS, "it waits")
+            tab.page.clock.fast_forward(1_000)
+            tab.page.evaluate("window.stream.hurry()")
+    assert 4 <= len(tries) <= 20, "in a minute"
+
+
+@browsing
+def test_a_stream_that_lived_is_tried_again_soon(house: House, browser: Browser) -> None:
+    """How often it failed before does not count when it breaks after some seconds."""
+    with behind(house, browser, house.queue()) as (proxy, tab, _):
+        proxy.fail()
+        while tab.page.evaluate(LEFT) < 30_000:
+            tab.page.clock.fast_forward(1_000)
+        proxy.mend()
+        tab.page.clock.fast_forward(60_000)
+        tab.waits_for("live")
+        tab.page.clock.fast_forward(4_000)
+        proxy.cut()
+        tab.waits_for("retrying")
+        assert tab.page.evaluate(LEFT) <= 5_000
 
 
 @browsing

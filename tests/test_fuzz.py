@@ -15,7 +15,7 @@ from tests.house import API, House, running
 from tests.routes import ENDLESS, Route, document, routes
 from tests.services import Postgres
 
-EXAMPLES = 6
+EXAMPLES = 4
 JSON = {"Content-Type": "application/json"}
 
 

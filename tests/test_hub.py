@@ -2124,6 +2124,71 @@ def test_a_line_that_was_full_ends_in_time_too() -> None:
     on_stage(scene)
 
 
+def test_a_line_that_fills_at_the_end_ends_in_time_too() -> None:
+    """So does one that fills between its end and the timer that looks for it."""
+
+    async def scene(stage: Stage) -> None:
+        loop = asyncio.get_running_loop()
+        began, client = loop.time(), Client()
+        stage.join(client=client, expires_at=NOW + 2_000)
+        await asyncio.sleep(2.1)
+        client.open.clear()
+        stage.hub.send("queue:a", control("counts", {}))
+        await asyncio.sleep(0.01)
+        assert client.is_full
+        client.open.set()
+        assert await client.ended() == "expired"
+        assert 2 <= loop.time() - began <= 2.6
+
+    on_stage(scene)
+
+
+def test_a_line_that_fills_again_and_again_ends_in_time_too() -> None:
+    """Even one that fills whenever the timer is due and late, as it is on a busy loop."""
+
+    async def scene(stage: Stage) -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, JumpingLoop)
+        began, client = loop.time(), Client()
+        loop.moment += 0.1
+        stage.join(client=client, expires_at=NOW + 2_000)
+        await turns()
+        for _ in range(200):
+            client.open.clear()
+            stage.hub.send("queue:a", control("counts", {}))
+            await asyncio.sleep(0.015)
+            client.open.set()
+            await asyncio.sleep(0.005)
+        assert await client.ended() == "expired"
+        assert 2 <= client.times[-1] - began <= 2.6
+
+    on_stage(scene)
+
+
+def test_a_full_line_at_its_end_is_looked_at_now_and_then() -> None:
+    """A stuck reader whose credential has ended costs a look every few seconds, until it goes."""
+
+    async def scene(stage: Stage) -> None:
+        client = Client()
+        stage.join(client=client, expires_at=NOW + 2_000)
+        await asyncio.sleep(2.1)
+        client.open.clear()
+        stage.hub.send("queue:a", control("counts", {}))
+        await asyncio.sleep(0.01)
+        looks, unread = 0, client.unread
+
+        def counted() -> int:
+            nonlocal looks
+            looks += 1
+            return unread()
+
+        client.unread = counted
+        assert await client.ended() == "slow"
+        assert 4 <= looks <= 6
+
+    on_stage(scene)
+
+
 def test_the_stream_ends_after_its_lifetime() -> None:
     """Streams end after ten to fifteen minutes, spread out, so that load can move."""
 
@@ -2174,6 +2239,38 @@ def test_revoked_streams_end_and_the_others_stay() -> None:
         assert (mine.events, other.events) == ([], [1])
 
     on_stage(scene)
+
+
+@pytest.mark.parametrize("what", ["events", "snapshot", "greeting"])
+def test_what_is_read_when_a_stream_has_ended_is_not_shown(what: str) -> None:
+    """Revoked while something is read for it: it gets its goodbye and nothing else."""
+
+    async def scene(stage: Stage) -> None:
+        answer = asyncio.Event()
+
+        async def snapshot() -> Snapshot:
+            await answer.wait()
+            return shot(stage.log.head)
+
+        async def greeting() -> list[bytes]:
+            await answer.wait()
+            return [control("counts", {})]
+
+        stage.log.gate = answer.wait
+        if what == "events":
+            client = stage.join(Start.after(EPOCH, 0))
+        elif what == "snapshot":
+            client = stage.join(Start.snapshot(), snapshot=snapshot)
+        else:
+            client = stage.join(greeting=greeting)
+        await turns()
+        stage.hub.end_where(lambda _: True, "revoked")
+        answer.set()
+        assert await client.ended() == "revoked"
+        assert [block["event"] for block in client.blocks] == ["hello", "goodbye"]
+        assert stage.hub.stats.delivered == 0
+
+    on_stage(scene, grown(3))
 
 
 # --- workers that wait ----------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests import forks
 from tests.answers import execute
 from tests.services import ROOT, Server, until
 
@@ -190,7 +191,8 @@ def run(url: str, *command: str) -> subprocess.CompletedProcess[str]:
 
 
 def migrate(url: str) -> subprocess.CompletedProcess[str]:
-    return run(url, "cli.py", "migrate")
+    done = forks.run(["migrate"], ROOT, environment(url), 60)
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout + done.stderr)
 
 
 def insert(table: str, values: dict[str, str]) -> str:
