@@ -16,6 +16,7 @@ from auth import Credential, Kind, Pair, Principal, PrincipalCache, Revoked, Sig
 from database import Database, Session
 from errors import (
     AccountExists,
+    CustomerInactive,
     InvalidCredentials,
     LastAdmin,
     NotFound,
@@ -102,9 +103,14 @@ class Accounts:
             if account is None:
                 raise Unauthenticated
             found = auth.token_principal(claims, account)
-        if not auth.still_valid(found, account, self.revoked, now):
+        if not auth.still_valid(found, account, self.revoked, now) and await self.ended({found}):
             raise Unauthenticated
         return found
+
+    @property
+    def changes(self) -> int:
+        """How many changes this process was told of. As long as it is the same, nobody ended."""
+        return self._cache.changes
 
     async def find(self, username: str) -> Account | None:
         async with self._db.read() as session:
@@ -118,8 +124,10 @@ class Accounts:
         """
         self._cache.outdate()
         now = wall()
-        new = Revocation.filter(expires_at__gt=now, created_at__gte=self._read_to - OVERLAP)
         async with self._db.read() as session:
+            # A row may be of a clock that was ahead: what comes after it is not to be missed.
+            since = min(self._read_to, await database.now(session)) - OVERLAP
+            new = Revocation.filter(expires_at__gt=now, created_at__gte=since)
             rows = await new.exclude(id__startswith="used:").using_db(session.orm)
         self.revoked.merge(rows, now)
         self._read_to = max([self._read_to, *(row.created_at for row in rows)])
@@ -129,12 +137,31 @@ class Accounts:
     async def ended(self, principals: Collection[Principal]) -> set[Principal]:
         """Which of these principals no longer hold."""
         accounts = await self._find_all({one.account for one in principals})
+        doubtful = self._invalid(principals, accounts)
+        spared = [
+            auth.kept_row(one.family, one.generation, accounts[one.account].generation)
+            for one in doubtful
+            if one.account in accounts
+        ]
+        if spared:
+            async with self._db.read() as session:
+                await self._learn(session, spared)
+        return self._invalid(doubtful, accounts)
+
+    def _invalid(
+        self, principals: Collection[Principal], accounts: Mapping[str, Account]
+    ) -> set[Principal]:
         now = wall()
         return {
             one
             for one in principals
             if not auth.still_valid(one, accounts.get(one.account), self.revoked, now)
         }
+
+    async def _learn(self, session: Session, row_ids: Sequence[str]) -> None:
+        """Take in which of these revocations there are, made elsewhere a moment ago."""
+        rows = await Revocation.filter(id__in=row_ids).using_db(session.orm)
+        self.revoked.merge(rows, wall())
 
     async def _find_all(self, names: Collection[str]) -> dict[str, Account]:
         """In steps: nobody waits until thousands of rows were read."""
@@ -209,8 +236,9 @@ class Accounts:
         async with self._db.transaction() as session:
             await session.execute("UPDATE stream SET revocations_version = revocations_version")
             account = await Account.get_or_none(using_db=session.orm, username=claims.username)
-            ended = await self._ended(session, claims.family)
-            if account is None or ended or not auth.may_refresh(claims, account, self.revoked, now):
+            if account is not None:
+                await self._learn_of(session, claims.family, claims.generation, account)
+            if account is None or not auth.may_refresh(claims, account, self.revoked, now):
                 raise InvalidCredentials("The refresh token is not valid.")
             first = await self._first_use(session, claims, now)
             reused = now - first > auth.REUSE_GRACE_MS
@@ -222,8 +250,12 @@ class Accounts:
         await self._seen(account)
         return self._signer.refreshed(claims, account, first)
 
-    async def _ended(self, session: Session, family: str) -> bool:
-        return await Revocation.exists(using_db=session.orm, id=auth.family_row(family))
+    async def _learn_of(
+        self, session: Session, family: str, generation: int, account: Account
+    ) -> None:
+        """Take in whether a family ended, or was spared by a change of its account."""
+        spared = auth.kept_row(family, generation, account.generation)
+        await self._learn(session, [auth.family_row(family), spared])
 
     async def _first_use(self, session: Session, claims: auth.Claims, now: int) -> int:
         """When a refresh token was used first; now, if it never was."""
@@ -273,10 +305,11 @@ class Accounts:
         """A new password; every other family of the account ends.
 
         Raises:
-            InvalidCredentials: the current one is wrong.
+            InvalidCredentials: the current one is wrong, or the caller's sign-in ended meanwhile.
         """
-        await self._checked(principal.account, current)
-        await self.update(principal.account, {"password": new}, keep=principal)
+        account = await self._checked(principal.account, current)
+        proved = (principal, account.password_hash)
+        await self.update(principal.account, {"password": new}, proved)
 
     # --- making and changing accounts -------------------------------------------------
 
@@ -299,11 +332,13 @@ class Accounts:
         """
         Raises:
             AccountExists: the name is taken.
+            CustomerInactive: this customer was erased.
         """
         hashed = await auth.hash_password(password)
         async with self._db.transaction() as session:
             await _bump(session)
             await self._refuse_taken(session, username)
+            await self._refuse_erased(session, customer)
             return await self._create(session, username, hashed, roles, customer)
 
     async def _refuse_taken(self, session: Session, username: str) -> None:
@@ -328,14 +363,19 @@ class Accounts:
         )
 
     async def update(
-        self, username: str, changes: Mapping[str, Any], keep: Principal | None = None
+        self,
+        username: str,
+        changes: Mapping[str, Any],
+        proved: tuple[Principal, str] | None = None,
     ) -> Account:
         """Change an account; what it changes ends its tokens, and perhaps its tickets.
 
-        `keep` is whose family goes on: who changes his own password stays signed in.
+        `proved`: who changes his own password, which he knew by this hash. He stays signed in.
 
         Raises:
             NotFound: no such account.
+            InvalidCredentials: what was proved does not hold any more.
+            CustomerInactive: an active account may not be of a customer who was erased.
             LastAdmin: nobody would be left to administer.
         """
         hashed = None
@@ -346,11 +386,15 @@ class Accounts:
             account = await Account.get_or_none(using_db=session.orm, username=username)
             if account is None:
                 raise NotFound("There is no such account.")
+            if proved is not None and not await self._holds(session, account, *proved):
+                raise InvalidCredentials("This sign-in is over.")
             before = account.generation
             self._apply(account, changes, hashed)
+            if account.active:
+                await self._refuse_erased(session, account.customer)
             await account.save(using_db=session.orm)
             await self._refuse_no_admin(session)
-            spared = await self._spare(session, keep, before, account.generation)
+            spared = await self._spare(session, proved, before, account.generation)
         for row_id, ends_at in spared:
             self.revoked.add(row_id, ends_at)
         self._cache.drop(lambda one: one.account == username)
@@ -364,8 +408,8 @@ class Accounts:
             LastAdmin: nobody would be left to administer.
         """
         async with self._db.transaction() as session:
+            await _bump(session)  # before the customer's row, as whoever registers
             shape = await customers.erase(session, customer)
-            await _bump(session)
             his = await Account.filter(customer=customer, active=True).using_db(session.orm)
             for account in his:
                 self._apply(account, {"active": False}, None)
@@ -375,14 +419,30 @@ class Accounts:
         self._cache.drop(lambda one: one.account in ended)
         return shape
 
+    async def _holds(
+        self, session: Session, account: Account, who: Principal, password_hash: str
+    ) -> bool:
+        """Whether his sign-in and his password are still what they were when he proved them.
+
+        Hashing the new one takes a while; whoever was locked out meanwhile must not come back.
+        """
+        await self._learn_of(session, who.family, who.generation, account)
+        same = account.password_hash == password_hash
+        return same and auth.still_valid(who, account, self.revoked, wall())
+
+    async def _refuse_erased(self, session: Session, customer: str | None) -> None:
+        if customer is not None and await customers.is_erased(session, customer):
+            raise CustomerInactive("This customer was erased.")
+
     async def _spare(
-        self, session: Session, keep: Principal | None, before: int, after: int
+        self, session: Session, proved: tuple[Principal, str] | None, before: int, after: int
     ) -> list[tuple[str, int]]:
         """Let the caller's own family outlive the change he made."""
-        if keep is None or before == after:
+        if proved is None or before == after:
             return []
-        row = auth.kept_row(keep.family, keep.generation, after)
-        ends_at = auth.family_ends_at(wall(), keep.expires_at)
+        who, _ = proved
+        row = auth.kept_row(who.family, who.generation, after)
+        ends_at = auth.family_ends_at(wall(), who.expires_at)
         await _end(session, row, ends_at)
         return [(row, ends_at)]
 

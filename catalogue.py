@@ -9,6 +9,7 @@ from typing import Any
 import stock
 from database import Database, Dialect, Row, Session, as_array, now
 from errors import BelowReserved, Invalid, NotFound, ProductExists, VersionMismatch
+from folding import folded
 from instants import stamp, stamp_or_none
 from schemas import MAX_BLOB, SKU, ProductIn, make_cursor, read_cursor
 from stock import Level, stock_shape
@@ -99,11 +100,6 @@ COLUMNS = [field.name for field in fields(Product)]
 MADE = ["artist", "genre", "release_year", "words"]  # of the attributes and the name
 MAX_MARK = 200  # characters of an artist or genre that can be filtered by
 MAX_YEAR = 9_999
-
-
-def folded(text: str) -> str:
-    """A text without its case; here, since the two databases do not fold alike."""
-    return text.casefold()
 
 
 def _mark(value: Any) -> str | None:

@@ -173,7 +173,7 @@ class Settings(BaseSettings):
     order_ttl_seconds: int = Field(
         0, ge=0, description="When an unclaimed order of a customer expires; 0: never."
     )
-    shop: bool = Field(False, description="Whether the page /shop is there.")
+    shop: bool = Field(False, description="Whether the pages /shop and /cart are there.")
     log_level: Annotated[
         Literal["TRACE", "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)
     ] = Field("INFO", description="The least serious level that is logged.")

@@ -15,11 +15,13 @@ from pydantic_core import to_json
 import database
 from database import Database, Dialect, Failure, Row, Session, as_array, classify
 from errors import CustomerExists, CustomerInactive, NotFound, VersionMismatch
+from folding import folded
 from instants import stamp
 from schemas import make_cursor, read_cursor
 
 UNKNOWN = "There is no such customer."
 ERASED = "This customer was erased, for good."
+NAMED = 20  # customers that a text may mean at once
 PLACE = re.compile(r"[0-9]{1,18}:[!-~]{1,64}")  # in the list: created_at and id
 
 # --- rows -----------------------------------------------------------------------------
@@ -51,7 +53,7 @@ def _stored(values: Mapping[str, Any]) -> dict[str, Any]:
 def _words(row: Mapping[str, Any]) -> str:
     """What is searched. A line for each text, so that no find begins in one and ends in another."""
     texts = (row["nickname"], row["name"], *json.loads(row["tags"]))
-    return "\n".join(text for text in texts if text).casefold()
+    return folded("\n".join(text for text in texts if text))
 
 
 # --- a new one ------------------------------------------------------------------------
@@ -256,6 +258,15 @@ async def inactive(session: Session, ids: Sequence[str]) -> frozenset[str]:
     return frozenset(row["id"] for row in rows)
 
 
+async def is_erased(session: Session, customer: str) -> bool:
+    """Whether he was forgotten for ever. Who stands in no directory was not."""
+    return bool(
+        await session.fetch(
+            "SELECT 1 FROM customers WHERE id = $1 AND erased_at IS NOT NULL", customer
+        )
+    )
+
+
 async def get(db: Database, customer: str) -> dict[str, Any]:
     """
     Raises:
@@ -297,7 +308,7 @@ class _Where:
 
     def add_filter(self, name: str, value: Any) -> None:
         if name in ("q", "tag"):
-            self._add_words(value.casefold())
+            self._add_words(folded(value))
         if name == "tag" and self._postgres:
             self.add("tags::jsonb @> to_jsonb({}::text)", value)
         elif name == "tag":
@@ -305,11 +316,11 @@ class _Where:
         elif name != "q":
             self.add(f"{name} = {{}}", value)
 
-    def _add_words(self, folded: str) -> None:
+    def _add_words(self, part: str) -> None:
         if self._postgres:
-            self.add("words LIKE {}", _like(folded))
+            self.add("words LIKE {}", _like(part))
         else:
-            self.add("instr(words, {}) > 0", folded)
+            self.add("instr(words, {}) > 0", part)
 
     def __str__(self) -> str:
         return " AND ".join(self._conditions)
@@ -346,3 +357,17 @@ async def page(
     return [customer_shape(row) for row in found], make_cursor(
         last_place, filters
     ) if more else None
+
+
+async def named_by(db: Database, text: str) -> tuple[list[dict[str, Any]], bool]:
+    """Whom a text may mean, newest first, and whether it may mean others too.
+
+    By their whole id or e-mail address, which cost little, else by what `q` finds.
+    """
+    found: list[dict[str, Any]] = []
+    more: str | None = None
+    for filters in ({"id": text}, {"email": text.lower()}, {"q": text}):
+        found, more = await page(db, filters, None, NAMED)
+        if found:
+            break
+    return found, more is not None

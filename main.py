@@ -230,6 +230,9 @@ def invalid(error: ValidationError, where: str = "pointer") -> errors.Invalid:
 async def on_problem(request: Request, problem: Problem) -> Response:
     if problem.status in (429, 503) and wants_stream(request):
         return farewell(problem)
+    if isinstance(problem, errors.Unauthenticated) and has_dead_link(request):
+        with contextlib.suppress(*database.DRIVER_ERRORS):
+            request.state.principal = await visitor(request)
     return problem_answer(problem, request)
 
 
@@ -304,6 +307,29 @@ async def identify(request: Request, *, ticket: bool) -> Principal | None:
             demand_own_origin(request)
         return found
     return None
+
+
+async def demand_still(request: Request) -> None:
+    """Who was identified still is who he was, and nobody ends between this and its return.
+
+    A stream that is opened while its credential ends would be met by no end of streams.
+
+    Raises:
+        Unauthenticated: he ended meanwhile.
+    """
+    known: int | None = None
+    while known != service.accounts.changes:
+        known = service.accounts.changes
+        await identify(request, ticket=True)
+
+
+async def has_ended(request: Request) -> bool:
+    """Whether the caller's credential ended while he waited."""
+    try:
+        await identify(request, ticket=False)
+    except errors.Unauthenticated:
+        return True
+    return False
 
 
 def demand_own_origin(request: Request) -> None:
@@ -788,15 +814,24 @@ def with_session(handler: Handler) -> Handler:
             answer = await handler(*args, request=request, **kwargs)
         principal: Principal | None = request.state.principal
         if principal is not None and service.accounts.renewal_due(principal):
-            token = await service.accounts.renewed_session(request.cookies[COOKIE])
-            if token is not None:
-                set_session(answer, token)
+            await renew_session(request, answer)
         return answer
 
     signature, hints = inspect.signature(handler), asked(handler)
     given = [one.replace(annotation=hints[one.name]) for one in signature.parameters.values()]
     endpoint.__signature__ = signature.replace(parameters=given)  # pyright: ignore[reportAttributeAccessIssue]
     return endpoint
+
+
+async def renew_session(request: Request, answer: Response) -> None:
+    """What was asked for is done already: if this fails, the next call does it."""
+    try:
+        token = await service.accounts.renewed_session(request.cookies[COOKIE])
+    except (*database.DRIVER_ERRORS, errors.Unauthenticated) as error:
+        logger.warning("a session was not renewed: {}", type(error).__name__)
+        return
+    if token is not None:
+        set_session(answer, token)
 
 
 def recorded(handler: Handler, wants: Wants, about: str | None, *, console_only: bool) -> Handler:
@@ -806,6 +841,8 @@ def recorded(handler: Handler, wants: Wants, about: str | None, *, console_only:
     async def endpoint(request: Request, **kwargs: Any) -> Response:
         who: Principal = request.state.principal
         if console_only and not (who.kind == "session" and who.has(Role.ADMIN)):
+            return await handler(request=request, **kwargs)
+        if getattr(kwargs.get("body"), "dry_run", False):  # it only looks
             return await handler(request=request, **kwargs)
         action = handler.__name__
         line = await actions.begin(service.db, await intent_of(request, who, action, wants, about))
@@ -1003,7 +1040,7 @@ async def list_accounts(request: Request, query: schemas.AccountsQuery) -> Respo
     ADMIN,
     schemas.Account,
     status=201,
-    problems=[errors.AccountExists],
+    problems=[errors.AccountExists, errors.CustomerInactive],
     about="username",
 )
 async def create_account(request: Request, body: schemas.AccountIn) -> Response:
@@ -1012,7 +1049,13 @@ async def create_account(request: Request, body: schemas.AccountIn) -> Response:
     return reply(schemas.account_shape(made), 201)
 
 
-@account_route("PATCH", "/accounts/{username}", ADMIN, schemas.Account, problems=[errors.LastAdmin])
+@account_route(
+    "PATCH",
+    "/accounts/{username}",
+    ADMIN,
+    schemas.Account,
+    problems=[errors.LastAdmin, errors.CustomerInactive],
+)
 async def update_account(
     request: Request, changes: Annotated[dict[str, Any], Depends(Patch(schemas.AccountPatch))]
 ) -> Response:
@@ -1381,6 +1424,7 @@ async def watch_line(request: Request) -> AsyncIterator[asyncio.Event]:
 @message_route("POST", "/queues/{name}/claim", WORKERS, schemas.Claimed, limit="write")
 async def claim(request: Request, body: schemas.Claim, who: Caller) -> Response:
     """Lease up to 100 messages, waiting up to 20 s for the first."""
+    changes = service.accounts.changes
     async with watch_line(request) as gone:
         command = moves.Claim(
             queue_of(request),
@@ -1391,11 +1435,14 @@ async def claim(request: Request, body: schemas.Claim, who: Caller) -> Response:
             lambda: gone.is_set() or service.draining,  # who waits is not kept until cut off
         )
         found = await upkeep.claim(service.writer, service.hub, command, body.wait_seconds)
-        if gone.is_set():
-            # Nobody is there to work on them.
+        ended = changes != service.accounts.changes and await has_ended(request)
+        if gone.is_set() or ended:
+            # Nobody is there to work on them, or he may not any more.
             back = [moves.Release(one["id"], one["receipt"], who.account) for one in found]
             await service.writer.do_many(back)
             found = []
+    if ended:
+        raise errors.Unauthenticated
     return reply({"messages": found})
 
 
@@ -2188,6 +2235,7 @@ async def stream_events(request: Request, query: schemas.EventsQuery, who: Maybe
     """Server-sent events of 1 to 64 topics, from a cursor or from now, without a hole."""
     topics = await authorised(query.topic, who)
     start = await start_of(request, query)
+    await demand_still(request)  # nothing is awaited from here to the subscription
     owner = Owner(who, request.client.host if request.client else "unknown")
     service.streams.admit(owner)
     try:
@@ -2419,6 +2467,7 @@ def calls_document() -> bytes:
 
 DOCS = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Filaviva API</title>
+<link rel="icon" href="/static/icon.svg" type="image/svg+xml">
 <link rel="stylesheet" href="/static/docs/swagger-ui.css"></head>
 <body><div id="swagger-ui" data-url="/openapi.json"></div>
 <script src="/static/docs/swagger-ui-bundle.js"></script>
@@ -2450,6 +2499,7 @@ async def docs(request: Request) -> Response:
 LANGUAGE = "fv_lang"
 LANGUAGE_S = 365 * 86_400
 SECRETIVE = {"Referrer-Policy": "no-referrer"}  # the address may hold a ticket
+LINK_DAYS = min(SETTINGS.tracking_days, schemas.TICKET_DAYS)  # of one made by hand
 
 
 def language_of(request: Request) -> str:
@@ -2490,16 +2540,41 @@ def problem_page(problem: Problem, request: Request) -> Response:
         kind = "expired" if isinstance(problem, auth.ExpiredTicket) else "bad_link"
     elif kind == "not_found" and section != "track":
         kind = "missing"
-    html = pages.problem(visit(request), kind)
+    html = pages.problem(visit(request), kind, way_on(problem, request))
     return page(request, html, problem.status, SECRETIVE if section == "track" else {})
 
 
-def sign_in_first(request: Request) -> Response:
+def has_dead_link(request: Request) -> bool:
+    """Whether a page was asked for by a ticket, which was not taken, with a cookie besides."""
+    tracked = request.url.path.startswith("/track/")
+    return tracked and "ticket" in request.query_params and COOKIE in request.cookies
+
+
+def way_on(problem: Problem, request: Request) -> tuple[str, str] | None:
+    """Where a page that says no leads, and the words for it."""
+    if isinstance(problem, errors.Forbidden | errors.NotFound):
+        return "/", "problem.to_first"
+    if not isinstance(problem, errors.Unauthenticated):
+        return None
+    if "ticket" not in request.query_params:
+        return sign_in_address(request), "sign_in"
+    if visit(request).account is not None:
+        kept = [(k, v) for k, v in request.query_params.multi_items() if k != "ticket"]
+        there = request.url.path + (f"?{urlencode(kept)}" if kept else "")
+        return there, "problem.by_account"
+    return None
+
+
+def sign_in_address(request: Request) -> str:
     query = f"?{request.url.query}" if request.url.query else ""
     there = f"/login?{urlencode({'next': request.url.path + query})}"
     if len(there) > edge.URL_BYTES:
         there = f"/login?{urlencode({'next': request.url.path})}"
-    answer = see(there)
+    return there
+
+
+def sign_in_first(request: Request) -> Response:
+    answer = see(sign_in_address(request))
     if COOKIE in request.cookies:  # it is over, and would bar what is for everybody too
         drop_session(answer)
     return answer
@@ -2524,7 +2599,7 @@ def login_refused(problem: Problem, request: Request) -> Response:
     known = {"wrong", "too_often", "invalid", "account_exists", "customer_exists"}
     wrong = words.get(problem.code, problem.code)
     if wrong not in known:
-        return page(request, pages.problem(visit(request), problem.code), problem.status)
+        return page(request, pages.problem(visit(request), problem.code, None), problem.status)
     typed = getattr(request.state, "typed", {})
     html = pages.login(
         visit(request),
@@ -2646,10 +2721,12 @@ async def post_page(request: Request) -> Response:
     return console(request, "post")
 
 
-@console_route("GET", "/admin/messages", READERS, "text/html")
-async def messages_console(request: Request) -> Response:
-    """The console: orders of all queues."""
-    return console(request, "messages")
+@page_route("GET", "/admin/messages", READERS, "text/html")
+async def messages_console(request: Request, query: schemas.OrdersLook) -> Response:
+    """The console: orders of all queues, or of one customer."""
+    customer = query.customer
+    known = await called(customer) if customer else None
+    return console(request, "messages", customer=customer, called=known)
 
 
 @console_route("GET", "/admin/messages/{id}", READERS, "text/html")
@@ -2657,24 +2734,41 @@ async def message_console(request: Request) -> Response:
     """The console: one order and its way through the queues."""
     async with service.db.read() as session:
         row, _ = await queues.find(session, message_id_of(request))
+        names = await catalogue.names(session, [item["sku"] for item in from_json(row.items)])
     return console(
-        request, "message", nav="messages", id=row.id, name=row.reference or row.id[-12:]
+        request,
+        "message",
+        nav="messages",
+        id=row.id,
+        name=row.reference or row.id[-12:],
+        names=names,
+        buyer=await called(row.customer),
+        link_days=LINK_DAYS,
     )
+
+
+async def called(customer: str) -> str | None:
+    """The name of a customer or where to write to him, where the directory knows one."""
+    with contextlib.suppress(errors.NotFound):
+        found = await customers.get(service.db, customer)
+        return found["name"] or found["email"]
+    return None
 
 
 @page_route("GET", "/admin/find", READERS, "text/html")
 async def find_message(request: Request, query: schemas.FindQuery) -> Response:
-    """Leads to the order or the orders that a text names; where there is none, says so."""
+    """Leads to the order or the orders that a text names, else shows customers whom it may mean."""
     sought = query.q.strip()
     if not sought:
         return see("/admin/messages")
     async with service.db.read() as session:
-        kind = await queues.named_by(session, sought)
-    if kind == "id":
-        return see(f"/admin/messages/{sought.lower()}")
-    if kind is not None:
-        return see(f"/admin/messages?{urlencode({kind: sought})}")
-    return console(request, "find", nav="messages", sought=sought)
+        named = await queues.named_by(session, sought)
+    if named is not None:
+        kind, value = named
+        whole = f"/{value}" if kind == "id" else f"?{urlencode({kind: value})}"
+        return see(f"/admin/messages{whole}")
+    found, more = await customers.named_by(service.db, sought)
+    return console(request, "find", nav="messages", sought=sought, customers=found, more=more)
 
 
 @console_route("GET", "/admin/failures", READERS, "text/html")
@@ -2810,6 +2904,7 @@ async def track(request: Request, query: schemas.TrackQuery, who: Caller) -> Res
         own=who.kind == "session" and who.owns(row.customer),
         cursor=events.event_id(log.epoch, log.head),
         stream=f"{API}/events?{urlencode({'topic': f'order:{order}', **given})}",
+        link_days=LINK_DAYS if query.ticket is None else None,
         now=wall(),
     )
     return page(request, html, headers=SECRETIVE)

@@ -231,10 +231,10 @@ class Product(Model):
     price_cents = fields.BigIntField()
     currency = fields.CharField(max_length=3)
     attributes = fields.TextField()  # JSON object; three of them are columns to filter by
-    artist = fields.CharField(max_length=200, null=True)  # attribute, its case folded
-    genre = fields.CharField(max_length=200, null=True)  # attribute, its case folded
+    artist = fields.CharField(max_length=200, null=True)  # attribute, without case and accents
+    genre = fields.CharField(max_length=200, null=True)  # attribute, without case and accents
     release_year = fields.IntField(null=True)  # attribute
-    words = fields.TextField()  # name and artist, their case folded, to search in
+    words = fields.TextField()  # name and artist, without case and accents, to search in
     available_from = fields.BigIntField(null=True)  # not sold before; null: at once
     max_per_order = fields.IntField(null=True)  # null: as many as one likes
     active = fields.BooleanField(default=True)  # false: not sold, hidden from customers
@@ -329,7 +329,7 @@ class Customer(Model):
     email = fields.CharField(max_length=254, null=True)  # unique, lower case
     birth_date = fields.CharField(max_length=10, null=True)  # YYYY-MM-DD
     tags = fields.TextField(default="[]")  # JSON array of texts
-    words = fields.TextField(default="")  # nickname, name, tags, their case folded, to search in
+    words = fields.TextField(default="")  # nickname, name, tags, without case and accents
     active = fields.BooleanField(default=True)  # false: places no orders
     version = fields.IntField(default=1)  # +1 per change; the ETag
     created_at = fields.BigIntField()

@@ -106,6 +106,17 @@ def steps(history: Sequence[Mapping[str, Any]], order: Mapping[str, Any]) -> lis
     return [*passed, Step(names[-1], last)][-STEPS_SHOWN:]
 
 
+def cancelled_late(history: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether an order was asked to end and was completed all the same."""
+    types = [item["type"] for item in history]
+    return types[-1:] == ["order.completed"] and "order.cancel_requested" in _since_claim(types)
+
+
+def _since_claim(types: Sequence[str]) -> Sequence[str]:
+    claims = [place for place, name in enumerate(types) if name == "order.processing"]
+    return types[claims[-1] :] if claims else types
+
+
 def sentence(words: Mapping[str, str], item: Mapping[str, Any]) -> str:
     """One line of the history. A type that is newer than this page is shown as it is."""
     key = f"event.{item['type']}"
@@ -146,20 +157,23 @@ def track(
     own: bool,
     cursor: str,
     stream: str,
+    link_days: int | None,
     now: int,
 ) -> str:
     """The page of one order as of `cursor`, an event's id; `stream` goes on from there.
 
     `names` are those of its items that are products, by SKU; `own`: who looks may cancel it here;
+    `link_days`: how long a link lives that is made here, None where the page's own is passed on;
     `now` (ms) sets the clock that its script tells the age of changes by.
     """
     words = TEXTS[visit.language]
+    state = "late" if cancelled_late(history) else order["status"]
     return render(
         visit,
         "track.html",
         "track",
         order=order,
-        about=filled(words[f"about.{order['status']}"], order["queue"]),
+        about=filled(words[f"about.{state}"], order["queue"]),
         over=order["status"] == "completed",
         place=place(visit.language, order),
         steps=steps(history, order),
@@ -168,6 +182,7 @@ def track(
         own=own,
         cursor=cursor,
         stream=stream,
+        link_days=link_days,
         now=instants.stamp(now),
         number=functools.partial(texts.number, visit.language),
         money=functools.partial(amount, visit.language, order["currency"]),
@@ -335,8 +350,11 @@ def amount(language: str, currency: str, cents: int | None) -> str:
     return "–" if cents is None else texts.money(language, cents, currency)
 
 
-def problem(visit: Visit, kind: str) -> str:
-    """The page that says no; `kind` is a code of the catalogue, or one of the pages' own."""
+def problem(visit: Visit, kind: str, way: tuple[str, str] | None) -> str:
+    """The page that says no; `kind` is a code of the catalogue, or one of the pages' own.
+
+    `way`: where it leads, and the key of the words for that.
+    """
     words = TEXTS[visit.language]
     known = kind if f"problem.{kind}" in words else "other"
     return render(
@@ -344,4 +362,5 @@ def problem(visit: Visit, kind: str) -> str:
         "problem.html",
         title=words[f"problem.{known}.title"],
         text=words[f"problem.{known}"],
+        way=way,
     )

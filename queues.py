@@ -6,6 +6,7 @@ transaction of its own that takes the head *first*. The third part only reads.
 """
 
 import json
+import re
 import uuid
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -746,14 +747,34 @@ async def find(session: Session, message_id: str) -> tuple[Message, str]:
     return found
 
 
-async def named_by(session: Session, text: str) -> Literal["id", "reference", "customer"] | None:
-    """What of an order a text is; None: of none. Read from indexes alone."""
-    if ORDER_ID.fullmatch(text.lower()) and await find_or_none(session, text.lower()):
-        return "id"
+# Of an order without a reference people see the end of its id. No LIMIT: it would make
+# PostgreSQL hope to meet one soon on a walk over all.
+NUMBER = re.compile(r"[0-9a-f]{12}")
+NUMBERED = {
+    Dialect.POSTGRES: "SELECT id FROM messages WHERE reference IS NULL"
+    " AND substring(uuid_send(id) FROM 11) = decode($1, 'hex')",
+    Dialect.SQLITE: "SELECT id FROM messages WHERE reference IS NULL AND substr(id, 25) = $1",
+}
+
+
+async def named_by(
+    session: Session, text: str
+) -> tuple[Literal["id", "reference", "customer"], str] | None:
+    """What of an order a text is, and that whole; None: of none. Read from indexes alone.
+
+    Of two orders with the same end of their ids, which hardly happens, the newer one.
+    """
+    lowered = text.lower()
+    if ORDER_ID.fullmatch(lowered) and await find_or_none(session, lowered):
+        return "id", lowered
     for column in ("reference", "customer"):
         rows = await session.fetch(f"SELECT id FROM messages WHERE {column} = $1 LIMIT 1", text)
         if rows:
-            return column
+            return column, text
+    if NUMBER.fullmatch(lowered):
+        rows = await session.fetch(NUMBERED[session.dialect], lowered)
+        if rows:
+            return "id", max(str(row["id"]) for row in rows)
     return None
 
 

@@ -635,11 +635,14 @@ Topic = Annotated[Text, Field(min_length=1, max_length=110)]
 Topics = Annotated[list[Topic], Field(min_length=1, max_length=64)]
 
 
+TICKET_DAYS = 7
+
+
 class TicketIn(Body):
     model_config = example(topics=["queues"], expires_in=900)
 
     topics: Topics
-    expires_in: Annotated[int, whole(60, 604_800)] = 900
+    expires_in: Annotated[int, whole(60, TICKET_DAYS * 86_400)] = 900
     max_streams: Annotated[int, whole(1, 12_000)] = 16
 
 
@@ -857,6 +860,10 @@ class ConsoleQuery(PageLook):
     """What the scripts of a page keep in its address is theirs."""
 
     model_config = ConfigDict(extra="ignore")
+
+
+class OrdersLook(ConsoleQuery):
+    customer: Text = ""
 
 
 class FindQuery(ConsoleQuery):

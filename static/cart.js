@@ -5,7 +5,8 @@ import { change, checkOut, empty, look, notBefore, now, receipt, refusal, took, 
 const page = find("main");
 const till = document.getElementById("till");
 const lines = document.getElementById("lines");
-const outcome = document.getElementById("outcome");
+const outcome = document.getElementById("outcome"); // of the till
+const bill = document.getElementById("receipt"); // of what was bought last
 const buy = document.getElementById("buy");
 const SOON = 300; // ms in which further steps of a quantity are waited for
 
@@ -20,6 +21,13 @@ const nameOf = (line) => find(".name", line).textContent;
 function tell(kind, ...what) {
   outcome.className = `outcome ${kind}`;
   outcome.replaceChildren(...what);
+}
+
+/** Say at a line what became of a change of it. */
+function tellAt(line, kind, ...what) {
+  const place = find(".outcome", line);
+  place.className = `outcome small ${kind}`;
+  put(place, ...what);
 }
 
 // --- what is shown -------------------------------------------------------------------------
@@ -90,21 +98,21 @@ const judgeAll = calmly(50, () => {
 
 // --- changes ---------------------------------------------------------------------------------
 
-const unsure = () => tell("", say("cart.unsure"));
-
 async function set(line, quantity) {
   const { sku } = line.dataset;
   clearTimeout(steps.get(sku)?.timer);
   steps.delete(sku);
   try {
-    const shape = await change(sku, () => quantity, unsure);
+    const shape = await change(sku, () => quantity, () => tellAt(line, "", say("cart.unsure")));
     if (!steps.size) show(shape);
-    if (outcome.textContent === say("cart.unsure")) tell("");
+    tellAt(line, "");
     if (!quantity) announce(say("cart.taken_out", { name: nameOf(line) }));
   } catch (error) {
     if (!steps.size) show(await look().catch(() => cart));
     const many = error.errors?.[0]?.pointer === "#/quantity";
-    tell("bad", `${nameOf(line)}: `, ...(many ? [tooMany(mostOf(sku))] : refusal(error)));
+    const why = many ? [tooMany(mostOf(sku))] : refusal(error);
+    if (line.isConnected) tellAt(line, "bad", ...why);
+    else tell("bad", `${nameOf(line)}: `, ...why);
   }
 }
 
@@ -146,17 +154,22 @@ async function settle(ask) {
   buy.setAttribute("aria-disabled", "true");
   put(buy, say("cart.busy"));
   tell("", say("cart.busy"));
+  bill.hidden = true;
   try {
-    const order = await ask();
-    tell("good", ...receipt(order, money(order.total_cents, order.currency)));
-    outcome.tabIndex = -1;
-    outcome.focus(); // the till it stood in is gone
+    present(await ask());
+    tell("");
   } catch (error) {
     tell("bad", ...whyNot(error));
   }
   show(await look().catch(() => cart));
   put(buy, say("cart.buy"));
   buy.removeAttribute("aria-disabled");
+}
+
+function present(order) {
+  put(bill, ...receipt(order, money(order.total_cents, order.currency)));
+  bill.hidden = false;
+  bill.focus(); // the till that was used goes
 }
 
 function whyNot(error) {
@@ -207,8 +220,8 @@ lines.addEventListener("change", typed);
 buy.addEventListener("click", bought);
 document.getElementById("empty").addEventListener("click", async () => {
   try {
-    show(await empty(unsure));
-    tell("", "");
+    show(await empty(() => tell("", say("cart.unsure"))));
+    tell("");
   } catch (error) {
     tell("bad", ...refusal(error));
   }

@@ -421,15 +421,22 @@ function fieldAt(form, pointer) {
   return null;
 }
 
+/** What is wrong, in words of the page where it has some, and the pointer to what is to be changed. */
+function faultOf({ pointer = "", detail, available: left, requested }) {
+  if (left === undefined) return { pointer, text: detail };
+  const text = say(left === 0 ? "fault.none_left" : "fault.left", { n: left, wanted: number(requested) });
+  return { pointer: pointer.replace(/^(#\/items\/\d+).*/, "$1/quantity"), text };
+}
+
 function showFaults(form, error) {
-  const faults = error.errors ?? [];
-  faults.forEach(({ pointer = "", detail }, place) => {
+  const faults = (error.errors ?? []).map(faultOf);
+  faults.forEach(({ pointer, text }, place) => {
     const field = fieldAt(form, pointer);
     if (field === null) return;
     const id = `fault-${form.id}-${place}`;
     field.setAttribute("aria-invalid", "true");
     describe(field, () => true, id);
-    field.after(el("p", { className: "fault small", id }, detail));
+    field.after(el("p", { className: "fault small", id }, text));
     field.closest("details")?.setAttribute("open", "");
     if (place === 0) field.focus();
   });
@@ -467,7 +474,7 @@ export function sure({ title = say("act.sure"), text = "", yes, name = null, sto
 
 /**
  * Fill a part of the page (`region` of templates/parts.html) by `load(signal)`, which draws and
- * says whether there was anything. Gives `refresh()`: an older load is given up for a newer one;
+ * says whether there was anything; `empty`: the words for nothing, or what makes them. Gives `refresh()`: an older load is given up for a newer one;
  * what stands there stays while the service cannot be reached, and it is tried again.
  */
 export function region(id, load, { empty = say("state.empty") } = {}) {
@@ -483,7 +490,7 @@ export function region(id, load, { empty = say("state.empty") } = {}) {
     node.ariaBusy = "true";
     try {
       const something = await load(mine.signal);
-      if (mine === running) settle(something === false ? "empty" : "ready", empty);
+      if (mine === running) settle(something === false ? "empty" : "ready", typeof empty === "function" ? empty() : empty);
     } catch (error) {
       if (mine === running && error.name !== "AbortError") fail(error);
     }
@@ -603,6 +610,7 @@ const line = document.getElementById("line");
 const pause = document.getElementById("pause");
 const follows = new Set();
 const watchers = new Set();
+let pace = Infinity; // seconds between the looks of a page that polls
 let paused = false;
 
 /**
@@ -646,7 +654,7 @@ export function follow({ topics, after = null, snapshot = false, on }) {
 
   follows.add(one);
   offerPause();
-  if (line) line.hidden = false;
+  showLine();
   if (!paused) open();
   return end;
 }
@@ -673,10 +681,11 @@ const WORST = ["ended", "offline", "retrying", "connecting", "live"];
 function showLine() {
   if (!line) return;
   const names = [...follows].map((one) => one.state?.name ?? "connecting");
-  const name = paused ? "paused" : (WORST.find((worst) => names.includes(worst)) ?? "live");
-  if (line.dataset.state === name) return;
+  const still = watchers.size ? "polling" : "live"; // without a stream
+  const name = paused ? "paused" : (WORST.find((worst) => names.includes(worst)) ?? still);
+  const text = say(`line.${name}`, { n: pace });
   line.dataset.state = name;
-  line.textContent = say(`line.${name}`);
+  if (line.textContent !== text) line.textContent = text;
 }
 
 /** Do something now and then, while the page is seen and not paused. Gives a way to do it now. */
@@ -688,7 +697,9 @@ export function every(seconds, work) {
     timer = setTimeout(run, seconds * 1_000);
   };
   watchers.add(run);
+  pace = Math.min(pace, seconds);
   offerPause();
+  showLine();
   run();
   return run;
 }
@@ -709,7 +720,7 @@ function setPaused(wanted) {
 }
 
 function offerPause() {
-  if (pause) pause.hidden = false;
+  for (const node of [line, pause]) if (node) node.hidden = false;
 }
 
 pause?.addEventListener("click", () => setPaused(!paused));

@@ -5,8 +5,6 @@ import {
   Unreachable, account, calmly, call, clock, el, explain, find, number, params, patiently, put, remedy, say, sure, tellTime, when, words,
 } from "./page.js";
 
-const WEEK = 604_800; // seconds that a link lives
-
 const page = find("main");
 const { order, stream: url, cursor, now } = page.dataset;
 const part = (id) => document.getElementById(id);
@@ -19,6 +17,7 @@ let seen = {
   queue: page.dataset.queue,
   cancel_requested: !part("asked").hidden,
 };
+let answered = null; // the order as a call told it, which its events have not told yet
 let place; // null: it has none; undefined: what the server drew
 const fresh = []; // events that are not drawn yet
 
@@ -28,14 +27,18 @@ const draw = calmly(50, () => {
     showSteps(type, data);
     showHistory(type, time, data);
   }
-  if (events.length) showStatus(events.at(-1).data);
+  if (events.length) showStatus(latest());
   if (place !== undefined) showPlace();
 });
 
-function showStatus({ status, queue, cancel_requested: asked, updated_at: changed }) {
+/** How it stands, by whoever told it last. */
+const latest = () => (answered !== null && answered.version > seen.version ? answered : seen);
+
+function showStatus({ status, queue, cancel_requested: asked, updated_at: changed, late = false }) {
+  const about = late ? "about.late" : `about.${status}`;
   set(part("status"), "status", status);
   put(part("status"), words[`status.${status}`] ?? status);
-  put(part("about"), `about.${status}` in words ? say(`about.${status}`, { queue }) : "");
+  put(part("about"), about in words ? say(about, { queue }) : "");
   part("asked").toggleAttribute("hidden", !asked);
   put(part("changed"), when(changed, { full: true }));
   offerCancel();
@@ -95,14 +98,14 @@ function trim(list, most, end) {
 function take({ type, time, data }) {
   if (!(`event.${type}` in words) || data.version <= seen.version) return;
   if (data.status !== "pending" || data.queue !== seen.queue) place = null; // until it is told anew
-  seen = data;
+  seen = { ...data, late: data.status === "completed" && seen.cancel_requested };
   fresh.push({ type, time, data });
   draw();
   if (data.status === "completed") stream.close();
 }
 
 function move(told) {
-  if (seen.status !== "pending") return;
+  if (latest().status !== "pending") return;
   place = told.position === null ? null : told;
   draw();
 }
@@ -132,7 +135,8 @@ const own = part("cancel"); // of whoever is signed in as its customer
 
 function offerCancel() {
   if (!own) return;
-  const over = seen.cancel_requested || !["pending", "processing"].includes(seen.status);
+  const { cancel_requested: asked, status } = latest();
+  const over = asked || !["pending", "processing"].includes(status);
   if (over && own.contains(document.activeElement)) part("status").focus({ preventScroll: true });
   own.hidden = over;
 }
@@ -142,12 +146,23 @@ async function cancel() {
   const outcome = find(".outcome", own);
   put(outcome, say("act.busy"));
   try {
-    await call("POST", `/api/v1/orders/${order}/cancel`, { body: {} });
-    put(outcome, ""); // its events say the rest
+    answer(await call("POST", `/api/v1/orders/${order}/cancel`, { body: {} }));
+    put(outcome, "");
   } catch (error) {
     const why = error instanceof Unreachable ? say("act.unsure") : explain(error);
     outcome.replaceChildren(why, " ", remedy(error) ?? "");
+  } finally {
+    stream?.hurry();
   }
+}
+
+/** Its status is shown at once, also while the stream is away; the event tells the rest. */
+function answer(order) {
+  if (order.version <= seen.version) return;
+  answered = order;
+  if (order.status !== "pending") place = null;
+  showStatus(order);
+  if (place !== undefined) showPlace();
 }
 
 // --- the link ----------------------------------------------------------------------------
@@ -160,7 +175,7 @@ async function link() {
 }
 
 async function ticket() {
-  const body = { topics: [`order:${order}`], expires_in: WEEK };
+  const body = { topics: [`order:${order}`], expires_in: page.dataset.linkDays * 86_400 };
   return (await call("POST", "/api/v1/events/tickets", { body })).ticket;
 }
 

@@ -341,8 +341,8 @@ class Tab:
 
     @property
     def live(self) -> bool:
-        """Its line stands, or it has none."""
-        line = self.page.locator("#line:visible")
+        """Its line stands, or it has none: it polls."""
+        line = self.page.locator("#line:visible:not([data-state=polling])")
         return line.count() == 0 or line.get_attribute("data-state") == "live"
 
 

@@ -1,8 +1,10 @@
 """Databases with our schema, for tests that need no server."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import asyncpg
 from tortoise.backends.base.executor import EXECUTOR_CACHE
 
 import config
@@ -25,3 +27,10 @@ async def opened(url: str) -> AsyncIterator[Database]:
     finally:
         await db.close()
         EXECUTOR_CACHE.clear()
+
+
+async def somebody_waits(holder: asyncpg.Connection) -> None:
+    """Until a statement waits for what a transaction of this connection holds."""
+    async with asyncio.timeout(10):
+        while not await holder.fetch("SELECT FROM pg_locks WHERE NOT granted"):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)

@@ -1,16 +1,19 @@
 """Accounts of one database, as several processes see them."""
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
+import asyncpg
 import pytest
 
+import auth
 import customers
-from accounts import OVERLAP, Accounts
+from accounts import OVERLAP, Accounts, wall
 from auth import Principal, Signer
 from database import Database
-from errors import LastAdmin, Unauthenticated
+from errors import CustomerInactive, InvalidCredentials, LastAdmin, Unauthenticated
 from models import Revocation, Role
-from tests.databases import opened
+from tests.databases import opened, somebody_waits
 from tests.house import PASSWORD
 
 SIGNER = Signer(b"a secret of tests with 32 bytes.", "filaviva")
@@ -24,8 +27,9 @@ async def db(blank: str) -> AsyncIterator[Database]:
 
 
 async def made(db: Database, name: str) -> Accounts:
-    """A process in which this account was made."""
+    """A process in which this account was made, besides an admin."""
     found = Accounts(db, SIGNER)
+    await found.ensure_admin(PASSWORD)
     await found.create(name, PASSWORD, [Role.VIEWER], None)
     return found
 
@@ -43,7 +47,7 @@ async def test_another_process_learns_who_signed_out(
     merge, sizes = there.revoked.merge, list[int]()
 
     def counted(rows: Sequence[Revocation], now: int) -> None:
-        sizes.append(len(rows))
+        sizes.extend([len(rows)] if rows else [])
         merge(rows, now)
 
     monkeypatch.setattr(there.revoked, "merge", counted)
@@ -89,6 +93,100 @@ async def test_used_refresh_tokens_are_not_kept_in_memory(db: Database) -> None:
         pair = await here.refresh(pair.refresh_token)
     await here.reload()
     assert len(here.revoked) == 0
+
+
+async def test_a_clock_that_was_ahead_hides_no_revocation(db: Database) -> None:
+    """After a row of the future those of the present are still read."""
+    here, there = await made(db, "ana"), Accounts(db, SIGNER)
+    (_, one), (token, two) = [await signed_in(here, "ana") for _ in range(2)]
+    await here.sign_out(one)
+    async with db.transaction() as session:
+        ahead = wall() + 3_600_000
+        await Revocation.all().using_db(session.orm).update(created_at=ahead)
+    await there.reload()
+    await there.principal("bearer", token)
+    await here.sign_out(two)
+    await there.reload()
+    with pytest.raises(Unauthenticated):
+        await there.principal("bearer", token)
+
+
+async def test_who_changed_his_password_stays_signed_in_everywhere(db: Database) -> None:
+    """Also in a process that has not heard of it: with his token, his refresh and his streams."""
+    here, there = await made(db, "ana"), Accounts(db, SIGNER)
+    pair, (other, _) = await here.sign_in("ana", PASSWORD), await signed_in(here, "ana")
+    who = await here.principal("bearer", pair.access_token)
+    await here.change_password(who, PASSWORD, "another-long-password")
+    assert await there.principal("bearer", pair.access_token) == who
+    with pytest.raises(Unauthenticated):
+        await there.principal("bearer", other)
+    assert await Accounts(db, SIGNER).ended({who}) == set()
+    assert await Accounts(db, SIGNER).refresh(pair.refresh_token)
+
+
+Lock = Callable[[Accounts, Principal], Awaitable[object]]
+
+
+@pytest.mark.parametrize(
+    "lock_out",
+    [
+        lambda accounts, who: accounts.update(who.account, {"password": "of-the-admin-1"}),
+        lambda accounts, who: accounts.update(who.account, {"revoke_tokens": True}),
+        lambda accounts, who: accounts.update(who.account, {"active": False}),
+        lambda accounts, who: accounts.sign_out(who),
+    ],
+    ids=["password", "tokens", "inactive", "signed out"],
+)
+async def test_who_is_locked_out_does_not_come_back_by_a_change_under_way(
+    db: Database, monkeypatch: pytest.MonkeyPatch, lock_out: Lock
+) -> None:
+    """A new password that is being hashed while an admin ends the account's sign-ins is refused."""
+    accounts = await made(db, "ana")
+    token, who = await signed_in(accounts, "ana")
+    hashed = auth.hash_password
+
+    async def meanwhile(password: str) -> str:
+        if password == "of-the-intruder":
+            await lock_out(accounts, who)
+        return await hashed(password)
+
+    monkeypatch.setattr(auth, "hash_password", meanwhile)
+    with pytest.raises(InvalidCredentials):
+        await accounts.change_password(who, PASSWORD, "of-the-intruder")
+    with pytest.raises(Unauthenticated):
+        await accounts.principal("bearer", token)
+    with pytest.raises(InvalidCredentials):
+        await accounts.sign_in("ana", "of-the-intruder")
+
+
+async def test_an_erased_customer_gets_no_account_again(db: Database) -> None:
+    """His account stays closed, and no other is made for him."""
+    accounts = Accounts(db, SIGNER)
+    await accounts.ensure_admin(PASSWORD)
+    his = (await customers.add(db, {"name": "Ana"}))["id"]
+    await accounts.create("ana", PASSWORD, [Role.CUSTOMER], his)
+    await accounts.erase_customer(his)
+    with pytest.raises(CustomerInactive):
+        await accounts.update("ana", {"active": True})
+    with pytest.raises(CustomerInactive):
+        await accounts.create("ana-2", PASSWORD, [Role.CUSTOMER], his)
+    assert (await accounts.update("ana", {"active": True, "customer": None})).active
+
+
+async def test_erasing_and_registering_take_their_locks_in_one_order(postgres_url: str) -> None:
+    """Who waits to end accounts holds no row of a customer: else both could wait for the other."""
+    async with opened(postgres_url) as db:
+        accounts = Accounts(db, SIGNER)
+        await accounts.ensure_admin(PASSWORD)
+        his = (await customers.add(db, {"name": "Ana"}))["id"]
+        holder = await asyncpg.connect(postgres_url)
+        await holder.execute("BEGIN; SELECT FROM stream FOR UPDATE")
+        erasing = asyncio.create_task(accounts.erase_customer(his))
+        await somebody_waits(holder)
+        await holder.execute(f"SELECT FROM customers WHERE id = '{his}' FOR UPDATE NOWAIT")
+        await holder.execute("COMMIT")
+        assert (await erasing)["active"] is False
+        await holder.close()
 
 
 async def test_the_last_admin_is_not_erased(db: Database) -> None:

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.browser
 
 NUMBERS = itertools.count(1)
 HOSTILE = "<img src=x onerror=alert(1)>\u202e🎷"
+EMPTY = {"items": [], "next_cursor": None}
 IN_THE_CONSOLE = {  # what others than admins may do too, and an admin's page leaves a line of
     *("enqueue", "enqueue_batch", "cancel_message", "place_order", "cancel_order"),
     *("create_customer", "update_customer", "create_ticket", "revoke_ticket", "change_password"),
@@ -348,6 +349,16 @@ def test_the_log_is_filtered_by_its_address(home: House, browser: Browser) -> No
         expect(rows).to_have_count(2)
         page.get_by_role("link", name="Clear the filters").click()
         expect(rows).to_have_count(50)
+
+
+def test_an_empty_log_says_why(home: House, browser: Browser) -> None:
+    """Nothing fits the filter, or nothing was done at all."""
+    with visit(browser, home, "/admin/audit?target=nobody-at-all") as page:
+        state = page.locator("#list > .state")
+        expect(state).to_have_text("Nothing was done that fits.")
+        page.route("**/api/v1/audit?*", lambda route: route.fulfill(json=EMPTY))
+        page.get_by_role("link", name="Clear the filters").click()
+        expect(state).to_have_text("No admin has done anything yet.")
 
 
 def test_new_lines_appear_while_one_is_read(home: House, browser: Browser) -> None:

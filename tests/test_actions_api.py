@@ -91,6 +91,7 @@ def example(route: Route, house: House) -> Any:
     document = httpx.get(f"{house.url}/openapi.json").json()
     kind = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
     body = dict(next(iter(kind.get("examples", ())), {}))
+    body.pop("dry_run", None)  # it only looks
     named = NAMES.get(route.template.removeprefix(API))
     return {**body, named: f"new-{uuid4().hex[:8]}"} if named else body
 
@@ -127,6 +128,15 @@ def test_reading_leaves_no_line(house: House) -> None:
         request_id = str(uuid4())
         good(house.client().get(path, headers={"X-Request-ID": request_id}))
         assert of(house, request_id) == []
+
+
+def test_counting_what_would_be_redriven_leaves_no_line(house: House) -> None:
+    """A dry run only looks; the redrive itself leaves a line."""
+    path = f"/queues/{house.queue()}/redrive"
+    for sent, lines in (({"dry_run": True}, 0), ({"dry_run": False}, 1), ({}, 1)):
+        mark = {"X-Request-ID": str(uuid4())}
+        good(house.client().post(path, json=sent, headers=mark))
+        assert len(of(house, mark["X-Request-ID"])) == lines, sent
 
 
 def test_what_others_may_too_leaves_a_line_in_the_console(house: House) -> None:

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.browser
 STATUSES = ("pending", "processing", "completed", "failed", "cancelled", "expired")
 LIVE = "Live"
 SECONDS = 20.0  # for a machine that is busy
+TOPS = "(fields) => fields.map((field) => field.getBoundingClientRect().top)"
 
 
 def fill_in(page: Page, role: str) -> None:
@@ -199,7 +200,7 @@ def test_the_worst_comes_first(home: House, browser: Browser) -> None:
 
         until(lambda: order() == [failing, late, paused, fine], SECONDS, "the worst first")
         row = page.locator("#rows tr", has=page.get_by_role("link", name=failing, exact=True))
-        expect(row.locator(".badge").first).to_have_text("1 failed lately")
+        expect(row.locator(".badge").first).to_have_text("1 failure in 15 min")
         label = "1 in the last hour, at most 1 a minute, [01] in this minute"
         for rate in row.get_by_role("img").all():
             expect(rate).to_have_accessible_name(re.compile(label))
@@ -378,7 +379,7 @@ def test_a_purchase_is_posted_by_keyboard_alone(home: House, browser: Browser) -
     good(home.client().post("/queues", json={"name": "typed"}), 201)
     product = {"sku": "disc-typed", "name": "A disc to type", "price_cents": 990}
     good(home.client().post("/products", json=product), 201)
-    with visit(browser, home, "/admin/post") as page:
+    with visit(browser, home, "/admin/post", errors="404") as page:
         expect(page.locator("#line")).to_contain_text(LIVE)
         expect(page.locator("#post-queue")).to_have_value("orders")
         key = page.locator("#post-key").input_value()
@@ -444,7 +445,7 @@ def test_a_lost_answer_makes_one_order(home: House, browser: Browser) -> None:
         assert route.fetch().status == 201
         route.abort("connectionreset")
 
-    with visit(browser, home, "/admin/post", errors="ERR_CONNECTION_RESET") as page:
+    with visit(browser, home, "/admin/post", errors="ERR_CONNECTION_RESET|404") as page:
         fill_purchase(page, queue)
         key = page.locator("#post-key").input_value()
         page.route("**/messages", cut, times=1)
@@ -465,7 +466,7 @@ def test_another_purchase_with_a_used_key_is_refused(home: House, browser: Brows
         f"/queues/{queue}/messages",
         json={"customer": CUSTOMER, "items": [DISC], "idempotency_key": "used"},
     )
-    with visit(browser, home, "/admin/post", errors="422") as page:
+    with visit(browser, home, "/admin/post", errors="404|422") as page:
         fill_purchase(page, queue)
         page.get_by_text("More").click()
         page.get_by_label("Idempotency key").fill("used")
@@ -482,22 +483,73 @@ def test_what_the_service_refuses_is_said_at_its_field(home: House, browser: Bro
     """A pointer into the second item leads to that item, also where a part is shut."""
     good(home.client().post("/products", json={"sku": "few", "name": "Few", "price_cents": 1}), 201)
     good(home.client().post("/products/few/stock/receive", json={"quantity": 2}), 200)
-    with visit(browser, home, "/admin/post", errors="409|422") as page:
+    with visit(browser, home, "/admin/post", errors="404|409|422") as page:
         fill_purchase(page, "orders")
         page.get_by_role("button", name="Add an item").click()
         page.get_by_label("SKU").nth(1).fill("few")
         page.get_by_label("Quantity").nth(1).fill("5")
         page.get_by_role("button", name="Post it").click()
         expect(page.locator("#post > .outcome")).to_contain_text("not enough in stock")
-        expect(page.get_by_role("listitem", name="Item 2").locator(".fault")).to_contain_text(
-            "2 left"
-        )
+        quantity = page.get_by_label("Quantity").nth(1)
+        expect(quantity).to_be_focused()
+        expect(quantity).to_have_accessible_description("Only 2 left; 5 wanted.")
+        tops = page.locator("#items > li").nth(1).locator("input").evaluate_all(TOPS)
+        assert len(set(tops)) == 1
         page.get_by_role("button", name="Take item 2 away").click()
         page.evaluate("document.querySelector('#post').noValidate = true")
         page.locator("#post-group").evaluate("(field) => { field.value = 'x'.repeat(65); }")
         page.get_by_role("button", name="Post it").click()
         expect(page.locator("#post-group")).to_be_focused()
         expect(page.locator("#more .fault")).to_contain_text("64")
+
+
+def test_an_amount_has_the_digits_of_its_currency(home: House, browser: Browser) -> None:
+    """What cannot be written in the currency is no amount, rather than another one."""
+    queue = home.queue()
+    with visit(browser, home, "/admin/post", errors="404") as page:
+        fill_purchase(page, queue)
+        amount = page.get_by_label("Amount of the line")
+        currency = page.get_by_label("Currency")
+        for code, text, fault in (
+            ("BRL", "19.805", "At most 2 digits after the point in BRL."),
+            ("BRL", "19.8", ""),
+            ("JPY", "19.8", "At most 0 digits after the point in JPY."),
+            ("JPY", "20", ""),
+            ("KWD", "19.805", ""),
+            ("BRL", "19.805", "At most 2 digits after the point in BRL."),
+        ):
+            currency.fill(code)
+            amount.fill(text)
+            assert amount.evaluate("(field) => field.validationMessage") == fault
+        page.get_by_role("button", name="Post it").click()
+        expect(amount).to_be_focused()
+        assert messages(home, queue) == []
+        currency.fill("KWD")
+        page.get_by_role("button", name="Post it").click()
+        expect(page.locator("#posted > li")).to_have_count(1)
+        (message,) = messages(home, queue)
+        assert message["items"] == [{"sku": "disc-001", "quantity": 1, "amount_cents": 19_805}]
+
+
+def test_an_sku_that_is_no_product_is_warned_of(home: House, browser: Browser) -> None:
+    """In words beside it, and it is posted all the same; a product has its name there."""
+    product = {"sku": "beside", "name": "B", "price_cents": 1}
+    good(home.client().post("/products", json=product), 201)
+    queue = home.queue()
+    none = {"items": [], "next_cursor": None}
+    with visit(browser, home, "/admin/post", errors="404") as page:
+        page.route("**/products?*", lambda route: route.fulfill(json=none))  # no suggestions
+        fill_purchase(page, queue)
+        sku = page.get_by_label("SKU")
+        page.get_by_label("Quantity").focus()
+        expect(sku).to_have_accessible_description(re.compile("No product has this SKU"))
+        sku.fill("beside")
+        page.get_by_label("Quantity").focus()
+        expect(sku).to_have_accessible_description(re.compile("^B · R"))
+        sku.fill("disc-001")
+        page.get_by_role("button", name="Post it").click()
+        expect(page.locator("#posted > li")).to_have_count(1)
+        assert len(messages(home, queue)) == 1
 
 
 def test_the_page_is_found_with_its_queue_chosen(home: House, browser: Browser) -> None:

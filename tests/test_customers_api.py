@@ -195,7 +195,7 @@ def test_who_registers_stands_in_the_directory(house: House) -> None:
 
 
 def test_a_part_of_a_word_finds(house: House) -> None:
-    """q is a part of nickname, name or a tag in any case, and never a pattern."""
+    """q is a part of nickname, name or a tag, whatever case and accents, and never a pattern."""
     mark = uuid4().hex[:8]
     one = customer(house, nickname=f"{mark}A%_\\b", name="Élise Straße")["id"]
     two = customer(house, name=f"Bruno {mark}", tags=["Forró", f"x{mark}axb"])["id"]
@@ -206,11 +206,14 @@ def test_a_part_of_a_word_finds(house: House) -> None:
         f"{mark}a__b": [],
         f"{mark}axb": [two],
         f"no {mark}": [two],
+        f"BRÜNO {mark}": [two],
         f"bruno {mark} forró": [],
     }
     assert {q: found(house, q=q) for q in by} == by
     assert one in found(house, q="STRASSE")
-    assert one in found(house, q="éLISE")
+    assert one in found(house, q="elise strasse")
+    assert two in found(house, q="FORRO")
+    assert found(house, tag="forro", q=mark) == []
     assert found(house, q=mark, limit=1) == [two, one]
 
 

@@ -126,6 +126,15 @@ def test_the_docs_name_no_code_that_is_not_there() -> None:
     assert told <= errors.catalogue().keys()
 
 
+def test_what_the_story_writes_is_no_part_of_the_project() -> None:
+    """The README's commands write into the folder that neither git nor an image takes in."""
+    shown = re.findall(r"```bash\n(.*?)```", text(README), re.DOTALL)
+    written = re.findall(r" > (\S+)", "\n".join(shown))
+    assert written
+    assert {name.partition("/")[0] for name in written} == {"data"}
+    assert "/data/" in text(ROOT / ".gitignore").splitlines()
+
+
 def test_links_inside_the_docs_lead_somewhere() -> None:
     """Every relative link of README and docs is a file of the project."""
     for path in (README, *sorted((ROOT / "docs").glob("*.md"))):

@@ -388,8 +388,9 @@ def test_every_answer_has_the_headers_of_caution(visited: House) -> None:
 
 
 def test_the_docs_load_nothing_from_elsewhere(visited: House) -> None:
-    """/docs names no other host, and what it names is there."""
+    """/docs names no other host, and what it names is there, its icon too."""
     page = visited.client(None).get(f"{visited.url}/docs").text
+    assert '<link rel="icon" href="/static/' in page
     assert "http://" not in page
     assert "https://" not in page
     for part in page.split('"'):

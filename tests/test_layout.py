@@ -10,7 +10,7 @@ import pytest
 from tests.services import ROOT
 
 LEVELS = (
-    {"buckets", "config", "errors", "ids", "instants", "logs", "metrics", "texts"},
+    {"buckets", "config", "errors", "folding", "ids", "instants", "logs", "metrics", "texts"},
     {"models", "database", "hub", "pages"},
     {"schemas", "events", "auth", "outlets"},
     {"actions", "customers", "sheet", "stock", "streams"},

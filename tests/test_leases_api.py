@@ -4,11 +4,13 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from uuid import uuid4
 
+import httpx
 import pytest
 
 from tests.answers import NOWHERE, good, pointers, problem, stored
-from tests.house import House
+from tests.house import PASSWORD, House
 from tests.services import until
 
 VERBS: dict[str, dict[str, Any]] = {
@@ -121,6 +123,29 @@ def test_a_waiting_claim_is_woken_by_a_post(house: House) -> None:
     waiter.join(15)
     assert [one["id"] for one in found] == [posted["id"]]
     assert time.monotonic() - began < 10
+
+
+def test_who_ends_while_he_waits_is_given_nothing(house: House) -> None:
+    """A worker who was deactivated meanwhile: 401, and the message is there for others."""
+    queue, name = house.queue(), f"w-{uuid4().hex}"
+    account = {"username": name, "password": PASSWORD, "roles": ["worker"]}
+    good(house.client().post("/accounts", json=account), 201)
+    form = {"username": name, "password": PASSWORD}
+    token = good(house.client(None).post("/auth/token", data=form))["access_token"]
+    own = {"Authorization": f"Bearer {token}"}
+
+    def wait() -> httpx.Response:
+        claim = {"wait_seconds": 20}
+        return house.client(None).post(f"/queues/{queue}/claim", json=claim, headers=own)
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(wait)
+        house.claim(queue)  # the wait has had its time to arrive
+        good(house.client().patch(f"/accounts/{name}", json={"active": False}))
+        posted = house.post(queue)
+        problem(waiting.result(15), 401, "unauthenticated")
+    (message,) = house.claim(queue)
+    assert (message["id"], message["attempts"], message["lost_leases"]) == (posted["id"], 0, 0)
 
 
 def test_an_empty_queue_answers_after_the_wait(house: House) -> None:

@@ -11,7 +11,10 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Locator, Page, Route, expect
 
-from tests.answers import NOWHERE, good, stored
+import customers
+import queues
+from database import Dialect
+from tests.answers import NOWHERE, execute, good, stored
 from tests.chromium import opened
 from tests.house import API, CUSTOMER, House
 from tests.visits import visit
@@ -104,6 +107,85 @@ def test_a_text_leads_to_what_it_names(house: House) -> None:
     assert find(house, customer).headers["location"] == f"/admin/messages?customer={customer}"
 
 
+def test_a_number_leads_to_its_order(house: House) -> None:
+    """The end of an id that people see instead of a reference; a reference goes before it."""
+    queue = house.queue()
+    order = house.post(queue)["id"]
+    end = order[-12:]
+    for text in (end, f" {end.upper()}\t"):
+        assert find(house, text).headers["location"] == f"/admin/messages/{order}"
+    for text in (end[1:], f"0{end}", "%" * 12):
+        assert find(house, text).status_code == 200
+    named = house.post(queue, reference=reference())["id"]
+    assert find(house, named[-12:]).status_code == 200, "its reference is shown instead"
+    house.post(queue, reference=end)
+    assert find(house, end).headers["location"] == f"/admin/messages?reference={end}"
+
+
+def person(house: House, **about: Any) -> dict[str, Any]:
+    return good(house.client("producer").post("/customers", json=about), 201)
+
+
+def shown(answer: httpx.Response) -> list[tuple[str, str, str]]:
+    """The customers of a page: where each leads, what it says, and the id behind it."""
+    row = r'<a href="([^"]*)"><bdi>(.*?)</bdi></a>.*?</td>\s*<td><bdi>(.*?)</bdi>'
+    return re.findall(row, answer.text, re.DOTALL)
+
+
+def test_a_name_leads_to_its_customers(house: House) -> None:
+    """A part of a name without its accents, an e-mail address, an id: names, ids and the way on."""
+    mark = f"x{next(NUMBERS)}z{NOWHERE[-4:]}"
+    one = person(house, name=f"Antônio {mark} <b>")
+    two = person(house, nickname=f"antonio-{mark}", email=f"{mark}@example.org")
+    told = [
+        (f"/admin/messages?customer={who['id']}", name, who["id"])
+        for who, name in ((two, f"antonio-{mark}"), (one, f"Antônio {mark} &lt;b&gt;"))
+    ]
+    by = {
+        f"ANTONIO {mark}": told[1:],
+        mark: told,
+        f"{mark.upper()}@Example.org": told[:1],
+        one["id"]: told[1:],
+    }
+    assert {text: shown(find(house, text)) for text in by} == by
+    queue = house.queue()
+    house.post(queue, customer=one["id"])
+    assert find(house, one["id"]).headers["location"] == told[1][0]
+    opened = house.client("viewer").get(f"{house.url}{told[1][0]}").text
+    assert f"<bdi>Antônio {mark} &lt;b&gt;</bdi>" in opened
+    good(house.client().post(f"/customers/{two['id']}/erase"))
+    assert shown(find(house, mark)) == told[1:]
+
+
+@browser_only
+def test_the_orders_of_a_customer_say_whose_they_are(home: House, browser: Browser) -> None:
+    """His name stands over them, and goes when the page shows those of another."""
+    name = f"Zoë {next(NUMBERS)}"
+    customer = person(home, name=name)["id"]
+    with visit(browser, home, f"/admin/find?q={quote(name.replace('ë', 'E'))}") as page:
+        page.get_by_role("link", name=name).click()
+        expect(page.locator("#called")).to_have_text(f"Customer: {name} {customer}")
+        expect(page.locator("#list .state")).to_contain_text("No order fits")
+        page.get_by_label("Customer").fill("c-another")
+        page.keyboard.press("Enter")
+        expect(page.locator("#called")).to_be_hidden()
+        page.go_back()
+        expect(page.locator("#called")).to_be_visible()
+
+
+def test_very_many_names_are_not_all_shown(house: House) -> None:
+    """The newest of them, and that there are more."""
+    mark = f"many{next(NUMBERS)}z{NOWHERE[-4:]}"
+    names = [f"{mark} {number}" for number in range(customers.NAMED + 1)]
+    for name in names[1:]:
+        person(house, name=name)
+    assert "<p>There are more" not in find(house, mark).text
+    person(house, name=names[0])
+    answer = find(house, mark)
+    assert "<p>There are more" in answer.text
+    assert {name for _, name, _ in shown(answer)} == {names[0], *names[2:]}
+
+
 @pytest.mark.parametrize(
     "text",
     [NOWHERE, HOSTILE, "nobody", "x" * 200, "%", "' OR 1=1 --"],
@@ -135,6 +217,18 @@ def test_references_are_found_by_an_index(house_on_sqlite: House) -> None:
             sql = f"SELECT m.id FROM messages m WHERE m.{column} = 'x'{order} LIMIT 1"
             ((*_, plan),) = stored(house_on_sqlite, f"EXPLAIN QUERY PLAN {sql}")
             assert f"INDEX messages_{column} ({column}=?)" in plan
+
+
+def test_numbers_are_found_by_an_index(house_on_sqlite: House, house_on_postgres: House) -> None:
+    """Both databases see that the index fits what is asked."""
+    lite, full = (
+        queues.NUMBERED[dialect].replace("$1", "'571606f18176'")
+        for dialect in (Dialect.SQLITE, Dialect.POSTGRES)
+    )
+    ((*_, plan),) = stored(house_on_sqlite, f"EXPLAIN QUERY PLAN {lite}")
+    assert "INDEX messages_number (<expr>=?)" in plan
+    url = f"{house_on_postgres.servers[0].settings['DATABASE_URL']}?enable_seqscan=off"
+    assert "messages_number" in str(execute(url, f"EXPLAIN {full}"))
 
 
 # --- one order ------------------------------------------------------------------------
@@ -170,7 +264,7 @@ def test_a_failed_order_is_found_read_and_retried_by_the_keyboard_alone(
         expect(page.locator("[data-fact=worker] dd")).to_have_text("till-7")
         good(home.settle("ack", message, result={"paid": True}))
         expect(status(page)).to_have_text("Completed")
-        expect(page.locator("#visits li").last).to_contain_text("Completed by worker")
+        expect(page.locator("#visits li").last).to_contain_text("Completed · account worker")
         expect(page.locator("[data-fact=worker]")).to_be_hidden()
         expect(page.get_by_role("button", name="Cancel the order")).to_be_hidden()
 
@@ -243,6 +337,32 @@ def test_a_new_tracking_link_opens_for_anybody(home: House, browser: Browser) ->
 
 
 @browser_only
+def test_an_order_names_what_was_bought_and_who_bought(home: House, browser: Browser) -> None:
+    """A product by its name, led to by its SKU; a customer whom the directory knows by his."""
+    sku, name = f"message-{next(NUMBERS)}", "Back <b>in</b> \"Black\" & 'White'"
+    good(home.client().post("/products", json={"sku": sku, "name": name, "price_cents": 990}), 201)
+    person = {"name": "Ana <i>Lima</i>", "email": "ana@example.com"}
+    customer = good(home.client().post("/customers", json=person), 201)["id"]
+    items = [{"sku": one, "quantity": 1} for one in (sku, "constructor")]
+    order = home.post(home.queue(), customer=customer, items=items)["id"]
+    path = f"/customers/{customer}"
+    with order_page(browser, home, order, "viewer") as page:
+        who = page.locator("[data-fact=customer] dd")
+        rows = page.locator("#bought tr th")
+        expect(rows).to_have_text([f"{name} {sku}", "constructor"])
+        expect(who).to_have_text(f"{customer} · Ana <i>Lima</i>")
+        good(home.client().patch(path, json={"name": None}))
+        page.reload()
+        expect(who).to_have_text(f"{customer} · ana@example.com")
+        good(home.client().post(f"{path}/deactivate"))
+        good(home.client().post(f"{path}/erase"))
+        page.reload()
+        expect(who).to_have_text(customer)
+        rows.get_by_role("link", name=sku).click()
+        page.wait_for_url(f"**/admin/stock/{sku}")
+
+
+@browser_only
 def test_the_way_of_an_order_is_told_by_queue(home: House, browser: Browser) -> None:
     """Each stay with who, what and why; many failed rounds are one line that opens and stays so."""
     first = home.queue(backoff_seconds=0, max_attempts=20)
@@ -272,7 +392,7 @@ def test_the_way_of_an_order_is_told_by_queue(home: House, browser: Browser) -> 
         stay = page.locator("#visits > li").first
         expect(stay.locator(":scope > ol > li").last).to_contain_text("Claimed by picker-3")
         expect(page.locator("#visits > li").last).to_contain_text(
-            re.compile(f"Done in {first}, forwarded to {second} by worker.*after .* of work")
+            re.compile(f"Done in {first}, forwarded to {second} · account worker.*after .* of work")
         )
 
 
@@ -522,7 +642,7 @@ def test_a_hostile_purchase_is_text_on_every_page(
 
 def settled(page: Page) -> None:
     """Until it is live, where it is, and no part of it that is shown is still loading."""
-    if page.locator("#line:visible").count():
+    if page.locator("#line:visible:not([data-state=polling])").count():
         live(page)
     expect(page.locator(".region[data-state=loading]:visible")).to_have_count(0)
     expect(page.locator(".region[aria-busy=true]:visible")).to_have_count(0)

@@ -1,5 +1,7 @@
 """The schema: made by migrations alone, with what neither Tortoise nor aerich carries over."""
 
+import importlib
+import json
 import os
 import shutil
 import subprocess
@@ -10,8 +12,12 @@ from typing import Any
 
 import pytest
 
+import database
+from database import Dialect, Session
+from folding import folded
 from tests import forks
 from tests.answers import execute
+from tests.databases import opened
 from tests.services import ROOT, Server, until
 
 PARTIAL = {
@@ -22,6 +28,7 @@ PARTIAL = {
     "messages_finished_at",
     "messages_failed",
     "messages_reference",
+    "messages_number",
     "events_message",
     "customers_newest",
 }
@@ -384,3 +391,107 @@ def test_development_migrates_by_itself(empty: str, start_server: Callable[..., 
     assert versions(empty)
     execute(empty, "DELETE FROM aerich")
     until(lambda: server.status("/readyz") == 503, 5, "an old schema is not ready")
+
+
+# --- what a migration does with what is there -----------------------------------------
+
+ACCENTED = ("Antônio 100%", "Tom Jobim e Élis", "plain", "STRASSE", "straße", "Ὀδυσσεύς")
+LONG = "e\N{COMBINING ACUTE ACCENT}" * 150  # too long to filter by until its accents are gone
+
+
+def _customer(number: int) -> dict[str, Any]:
+    name = f"{ACCENTED[number % len(ACCENTED)]} {number}"
+    nickname = None if number % 3 else f"Nô-{number}"
+    return {"nickname": nickname, "name": name, "tags": ["Forró", "jazz"][: number % 3]}
+
+
+def _product(number: int) -> dict[str, Any]:
+    name = ACCENTED[number % len(ACCENTED)]
+    about = [{}, {"artist": name, "genre": "Música"}, {"artist": 7}, {"artist": LONG}][number % 4]
+    return {"sku": f"p-{number:04}", "name": name, "price_cents": 1, "attributes": about}
+
+
+def _marks(text: str, fold: Callable[[str], str]) -> str | None:
+    return mark if len(mark := fold(text)) <= 200 else None
+
+
+def _searched(kind: str, number: int, fold: Callable[[str], str]) -> tuple[str | None, ...]:
+    """What is stored of a row to search by: its words, and a product's artist and genre."""
+    if kind == "customers":
+        made = _customer(number)
+        texts = [made["nickname"], made["name"], *made["tags"]]
+        return ("\n".join(fold(text) for text in texts if text),)
+    made = _product(number)
+    about = made["attributes"]
+    artist = about["artist"] if isinstance(about.get("artist"), str) else None
+    words = "\n".join(fold(text) for text in (made["name"], artist) if text is not None)
+    marks = [None if text is None else _marks(text, fold) for text in (artist, about.get("genre"))]
+    return (words, *marks)
+
+
+async def _fill(session: Session) -> None:
+    """Rows as the version before wrote them: more than are brought up to date at once."""
+    no = "FALSE" if session.dialect is Dialect.POSTGRES else "0"
+    await session.executemany(
+        "INSERT INTO customers (id, created_at, updated_at, version, nickname, name, tags, words)"
+        " VALUES ($1, 1, 1, 7, $2, $3, $4, $5)",
+        [
+            (f"c-{n:04}", one["nickname"], one["name"], json.dumps(one["tags"]), words)
+            for n in range(1_203)
+            for one, (words,) in [(_customer(n), _searched("customers", n, str.casefold))]
+        ],
+    )
+    await session.execute(
+        f"INSERT INTO customers (id, created_at, erased_at, active) VALUES ('c-erased', 1, 2, {no})"
+    )
+    await session.executemany(
+        "INSERT INTO products (sku, name, price_cents, currency, attributes, version, created_at,"
+        " updated_at, words, artist, genre) VALUES ($1, $2, 1, 'BRL', $3, 7, 1, 1, $4, $5, $6)",
+        [
+            (one["sku"], one["name"], json.dumps(one["attributes"]), *made)
+            for n in range(1_007)
+            for one, made in [(_product(n), _searched("products", n, str.casefold))]
+        ],
+    )
+
+
+async def _stored(session: Session) -> tuple[list[Any], list[Any]]:
+    customers = await session.fetch(
+        "SELECT id, words, version, updated_at FROM customers WHERE erased_at IS NULL ORDER BY id"
+    )
+    products = await session.fetch(
+        "SELECT sku, words, artist, genre, version, updated_at FROM products ORDER BY sku"
+    )
+    return [tuple(row) for row in customers], [tuple(row) for row in products]
+
+
+def _expected(fold: Callable[[str], str]) -> tuple[list[Any], list[Any]]:
+    customers = [(f"c-{n:04}", *_searched("customers", n, fold), 7, 1) for n in range(1_203)]
+    products = [(f"p-{n:04}", *_searched("products", n, fold), 7, 1) for n in range(1_007)]
+    return customers, products
+
+
+async def test_what_is_there_loses_its_accents(
+    empty: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each row is found as if it were new, at the version it had; and the way back is open."""
+    folder = tmp_path / "migrations"
+    shutil.copytree(ROOT / "migrations", folder)
+    [new] = (folder / "models").glob("6_*.py")
+    for path in (folder / "models").glob("[0-9]*.py"):
+        if _number(path) >= _number(new):
+            path.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "MIGRATIONS", folder)
+        async with opened(empty) as db, db.transaction() as session:
+            await _fill(session)
+    async with opened(empty) as db:
+        async with db.transaction() as session:
+            assert await _stored(session) == _expected(folded)
+            module = importlib.import_module(f"migrations.models.{new.stem}")
+            await session.execute(await module.downgrade(session.orm))
+            assert await _stored(session) == _expected(str.casefold)
+            await session.execute("DELETE FROM aerich WHERE version LIKE '6%'")
+        assert new.name in await db.migrate()
+        async with db.read() as session:
+            assert await _stored(session) == _expected(folded)

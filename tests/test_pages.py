@@ -56,6 +56,8 @@ def furnished(house: House) -> dict[str, str]:
     product = {"sku": sku, "name": EVIL, "price_cents": 990, "attributes": {"artist": ODD}}
     good(house.client().post("/products", json=product), 201)
     good(house.client().post(f"/products/{sku}/stock/receive", json={"quantity": 9}))
+    somebody = {"nickname": "somebody", "name": EVIL}
+    good(house.client("producer").post("/customers", json=somebody), 201)
     purchase: dict[str, Any] = {
         "customer": "c-own",
         "reference": ODD,
@@ -100,7 +102,7 @@ PLACES = [
     Place("GET /admin/messages", "/admin/messages", shows=ODD),
     Place("GET /admin/messages/{id}", "/admin/messages/{failed}", shows=EVIL),
     Place("GET /admin/messages/{id}", "/admin/messages/{waiting}", "viewer", shows=ODD),
-    Place("GET /admin/find", "/admin/find?q=nothing"),
+    Place("GET /admin/find", "/admin/find?q=somebody", shows=EVIL),
     Place("GET /admin/failures", "/admin/failures"),
     Place("GET /admin/failures", "/admin/failures?queue={queue}", shows=EVIL),
     Place("GET /admin/failures", "/admin/failures?{error}", "viewer", shows=EVIL),

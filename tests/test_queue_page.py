@@ -15,6 +15,9 @@ TIMEOUT, ADDRESS = "card service timed out", "address not found"
 HOSTILE = "<img src=x onerror=alert(1)> \N{RIGHT-TO-LEFT OVERRIDE}abc"
 # The cells of a table behind the first of each row; every text that a node has.
 NUMBERS = "body => [...body.rows].map(({cells}) => [...cells].slice(1).map((n) => +n.innerText))"
+KINDS = ("entered", "claimed", "done", "returned", "failed", "dropped")
+COLOUR = "node => getComputedStyle(node).borderTopColor"
+RED = "rgb(168, 36, 47)"  # --stop
 TOLD = "node => new MutationObserver(() => told(node.textContent)).observe(node, {childList: true})"
 
 
@@ -119,6 +122,8 @@ def test_charts_have_their_numbers_in_the_table(home: House, browser: Browser) -
         expect(page.locator("#flow canvas")).to_be_visible()
         expect(page.locator("[data-sum=entered]")).to_have_text("12")
         expect(page.locator("[data-sum=failed]")).to_have_text("3")
+        red = [one for one in KINDS if page.locator(f".swatch.{one}").evaluate(COLOUR) == RED]
+        assert red == ["failed"]
         expect(page.locator("#flow .plot")).to_have_attribute(
             "aria-label", "In and out: Entered 12, Claimed 3, Done 0"
         )

@@ -11,14 +11,14 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, Route, expect
 
 import pages
 import texts
 from tests.answers import good
 from tests.house import API, PASSWORD, House
 from tests.test_customers_api import customer, fresh
-from tests.visits import Settle
+from tests.visits import Settle, cookie_of
 
 NUMBERS = itertools.count(999_999, -1)
 WORDS = texts.TEXTS["en"]
@@ -105,6 +105,16 @@ def live(page: Page) -> Page:
     """The same page, once changes reach it."""
     expect(page.locator("#line")).to_have_attribute("data-state", "live")
     return page
+
+
+def above(part: Locator) -> float:
+    """Where it begins, px from the top."""
+    return part.evaluate("(node) => node.getBoundingClientRect().top")
+
+
+def below(part: Locator) -> float:
+    """Where it ends, px from the top."""
+    return part.evaluate("(node) => node.getBoundingClientRect().bottom")
 
 
 class Card:
@@ -277,6 +287,23 @@ def test_a_killed_service_sells_once(closed: House, enter: Enter) -> None:
     assert len(buyer.orders()) == 1
 
 
+@pytest.mark.parametrize("width", [768, 1024, 1280])
+def test_the_filters_stand_on_one_line(shop: House, enter: Enter, width: int) -> None:
+    """No word of them breaks, and their button is no row of its own."""
+    page = enter(shop, locale="pt-BR", viewport={"width": width, "height": 700})
+    names = ("[name=q]", "[name=genre]", ".check", ".buttons")
+    parts = [page.locator(f".sieve {name}") for name in names]
+    assert max(map(below, parts)) - min(map(above, parts)) < 48
+
+
+def test_the_shop_and_the_console_lead_to_each_other(shop: House) -> None:
+    """Whoever may look at both finds the one from the other."""
+    cookie = {"Cookie": cookie_of(shop, "viewer")}
+    for here, there in (("/shop", "/admin"), ("/admin", "/shop")):
+        page = httpx.get(shop.url + here, headers=cookie).text
+        assert f'<a href="{there}">' in page, here
+
+
 # --- the cart -------------------------------------------------------------------------
 
 
@@ -300,8 +327,9 @@ def test_the_cart_survives_a_sign_in_elsewhere(shop: House, enter: Enter) -> Non
     expect(elsewhere.locator("#total")).to_have_text("R$99.50")
     expect(elsewhere.locator("#count")).to_have_text("5")
     elsewhere.locator("#buy").click()
-    expect(elsewhere.locator("#outcome")).to_contain_text("Bought for R$99.50.")
+    expect(elsewhere.locator("#receipt")).to_contain_text("Bought for R$99.50.")
     expect(elsewhere.locator("#nothing")).to_be_visible()
+    assert below(elsewhere.locator("#receipt")) <= above(elsewhere.locator("#nothing"))
     (order,) = buyer.orders()
     assert [(line["sku"], line["quantity"]) for line in order["items"]] == [(one, 4), (two, 1)]
     page.goto(shop.url + "/cart")
@@ -329,7 +357,7 @@ def test_a_line_that_is_sold_out(shop: House, enter: Enter) -> None:
     expect(line).to_have_count(0)
     expect(page.locator(f"#lines .entry[data-sku='{fine}'] .out")).to_be_focused()
     page.locator("#buy").click()
-    expect(page.locator("#outcome")).to_contain_text("Bought")
+    expect(page.locator("#receipt")).to_contain_text("Bought")
     assert [len(order["items"]) for order in buyer.orders()] == [1]
 
 
@@ -361,7 +389,7 @@ def test_a_cart_that_was_changed_elsewhere_is_shown_first(shop: House, enter: En
     expect(cart.locator(".many")).to_have_value("2")
     assert buyer.orders() == []
     cart.locator("#buy").click()
-    expect(cart.locator("#outcome")).to_contain_text("Bought for R$39.80.")
+    expect(cart.locator("#receipt")).to_contain_text("Bought for R$39.80.")
 
 
 def test_too_many_is_said_in_words(shop: House, enter: Enter) -> None:
@@ -377,7 +405,7 @@ def test_too_many_is_said_in_words(shop: House, enter: Enter) -> None:
     page.goto(shop.url + "/cart")
     live(page).locator(".many").fill("7")
     page.keyboard.press("Enter")
-    expect(page.locator("#outcome")).to_contain_text(said)
+    expect(page.locator("#lines .outcome")).to_have_text(said)
     expect(page.locator(".many")).to_have_value("1")
     assert buyer.orders() == []
 
@@ -419,8 +447,8 @@ def test_by_keyboard_alone(shop: House, enter: Enter) -> None:
     expect(page.locator(".greater")).to_be_focused()
     tab_to(page, "#buy")
     page.keyboard.press("Enter")
-    expect(page.locator("#outcome")).to_contain_text("Bought for R$39.80.")
-    expect(page.locator("#outcome")).to_be_focused()
+    expect(page.locator("#receipt")).to_contain_text("Bought for R$39.80.")
+    expect(page.locator("#receipt")).to_be_focused()
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     expect(page.locator("#status")).to_have_text("In line")

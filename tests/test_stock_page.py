@@ -95,12 +95,12 @@ def test_all_that_is_sold_or_counted(home: House, browser: Browser) -> None:
     buy(home, counted, 2)
     with visit(browser, home, "/admin/stock", "viewer") as page:
         name = f"Disc {counted}"
-        row = [counted, name, "R$9.90", "7", "2", "5", "–", "In stock"]
+        row = [f"{counted} {name}", "5", "7", "2", "In stock", "–", "R$9.90"]
         expect(cells(page, counted)).to_have_text(row)
-        row = [free, f"Disc {free}", "R$9.90", "–", "–", "–", "–", "Not counted"]
+        row = [f"{free} Disc {free}", "–", "–", "–", "Not counted", "–", "R$9.90"]
         expect(cells(page, free)).to_have_text(row)
         expect(cells(page, orphan)).to_have_text(
-            [orphan, "no product", "–", "3", "0", "3", "5", "Low"]
+            [f"{orphan} no product", "3", "3", "0", "Low", "5", "–"]
         )
 
 
@@ -122,7 +122,7 @@ def test_filters_stand_in_the_address(home: House, browser: Browser) -> None:
         expect(page.locator("#items tr")).to_have_text(re.compile(f"{mark}-50"))
         page.get_by_label("State").select_option("out")
         expect(page.locator("#items tr")).to_have_count(1)
-        expect(cells(page, sold_out).last).to_have_text("Sold out")
+        expect(cells(page, sold_out)).to_contain_text(["Sold out"])
         page.go_back()
         expect(page.locator("#items tr")).to_have_text(re.compile(f"{mark}-50"))
         expect(page.get_by_label("SKU, name or artist")).to_have_value(mark.upper())
@@ -136,14 +136,14 @@ def test_a_sale_elsewhere_moves_the_numbers(home: House, browser: Browser) -> No
         live(list_)
         live(page)
         order = sell(home, sku)
-        expect(cells(list_, sku)).to_contain_text(["1", "0", "1", "–", "In stock"])
+        expect(cells(list_, sku)).to_contain_text(["1", "1", "0", "In stock", "–"])
         expect(page.locator("#available")).to_have_text("1")
         expect(page.locator("#on_hand")).to_have_text("1")
         sold = page.locator("#movements tr").first
         expect(sold).to_contain_text("Sold")
         expect(sold.get_by_role("link")).to_have_attribute("href", f"/admin/messages/{order}")
         buy(home, sku)
-        expect(cells(list_, sku)).to_contain_text(["1", "1", "0", "–", "Sold out"])
+        expect(cells(list_, sku)).to_contain_text(["0", "1", "1", "Sold out", "–"])
         expect(page.locator("#state")).to_have_text("Sold out")
         expect(page.locator("#reserved")).to_have_text("1")
 
@@ -157,7 +157,7 @@ def test_many_events_are_few_calls(home: House, browser: Browser) -> None:
         page.on("request", lambda request: asked.append(request.url))
         for _ in range(100):
             receive(home, sku, 1)
-        expect(cells(page, sku).nth(3)).to_have_text("101")
+        expect(cells(page, sku).nth(2)).to_have_text("101")
         assert len(asked) < 20
 
 
@@ -175,6 +175,7 @@ def test_a_new_product(home: House, browser: Browser) -> None:
         expect(form.locator(".curl code")).to_contain_text('"price_cents":1990')
         form.get_by_role("button", name="Add it").click()
         page.wait_for_url(f"**/admin/stock/{sku}")
+        expect(page.locator("h1")).to_have_text(f"{HOSTILE} {sku}")
         expect(page.locator("#product-name")).to_have_text(HOSTILE)
         expect(page.locator("#product-price")).to_have_text("R$19.90")
         expect(page.locator("#level .state")).to_contain_text("Not counted")

@@ -1,15 +1,18 @@
 """How streams end and who may open them: goodbyes, tickets, bounds, other origins, logs."""
 
+import asyncio
 import re
 import signal
 import time
 from collections.abc import Callable, Iterator
 
+import asyncpg
 import httpx
 import pytest
 
 from auth import Signer, ticket_row
 from tests.answers import parameters, problem
+from tests.databases import somebody_waits
 from tests.house import API, PASSWORD, SECRET_KEY, House, running
 from tests.live import PUBLIC_URL, forged_ticket, head, ticket, watch
 from tests.services import Postgres, Server, until
@@ -382,6 +385,28 @@ def test_what_could_not_be_read_of_a_revocation_is_read_later(postgres_server: P
             until(lambda: "look failed" in house.servers[0].log, 10, "it could not be read")
             postgres_server.sql("ALTER TABLE away RENAME TO revocations", name)
             is_final(stream.end(ENDS_WITHIN), "revoked")
+
+
+async def test_who_ends_while_his_stream_is_opened_gets_none(postgres_server: Postgres) -> None:
+    """Nobody slips in between the look at a credential and the end of its streams."""
+    name = postgres_server.create()
+    with running(DATABASE_URL=postgres_server.url(name)) as house:
+        order = house.post(house.queue())["id"]
+        topics = [f"order:{order}", "queues"]
+        text = ticket(house, topics)
+        holder = await asyncpg.connect(postgres_server.url(name))
+        await holder.execute("BEGIN; LOCK TABLE messages IN ACCESS EXCLUSIVE MODE")
+        opening = asyncio.create_task(
+            asyncio.to_thread(Stream, house.url, ticket=text, topic=topics)
+        )
+        await somebody_waits(holder)
+        body = {"ticket": text}
+        answer = house.client("producer").post("/events/tickets/revoke", json=body)
+        assert answer.status_code == 204
+        await holder.execute("COMMIT")
+        await holder.close()
+        with await opening as stream:
+            assert stream.status == 401
 
 
 def test_the_link_of_a_post_follows_its_order(house: House) -> None:

@@ -217,7 +217,9 @@ def test_paused_nothing_moves(home: House, browser: Browser) -> None:
     asked: list[str] = []
     with visit(browser, home, PAGE, "viewer") as page, visit(browser, home, PAGE) as other:
         expect(state(page)).to_be_visible()
+        expect(page.locator("#line")).to_have_text("Looks again every 3 s")
         page.get_by_role("button", name="Pause").click()
+        expect(page.locator("#line")).to_contain_text("Paused")
         page.on("request", lambda request: asked.append(request.url))
         with watch(home, topic) as stream:
             stream.first("hello")

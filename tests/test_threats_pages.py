@@ -6,7 +6,7 @@ import json
 import sqlite3
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from types import SimpleNamespace
 from typing import Any
@@ -118,11 +118,28 @@ def test_a_new_password_of_an_admin_leaves_a_line(house: House) -> None:
 # --- the schema -----------------------------------------------------------------------
 
 
+class Client:
+    """What migrations use of Tortoise's client."""
+
+    capabilities = SimpleNamespace(dialect="sqlite")
+
+    def __init__(self, line: sqlite3.Connection) -> None:
+        self._line = line
+
+    async def execute_query_dict(self, sql: str, values: Sequence[Any]) -> list[dict[str, Any]]:
+        cursor = self._line.execute(sql, values)
+        names = [name for name, *_ in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor]
+
+    async def execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        self._line.executemany(sql, rows)
+
+
 def test_the_way_back_of_a_migration_leaves_nothing() -> None:
     """What a migration made is gone after its downgrade, so that it can be made again."""
-    made = SimpleNamespace(capabilities=SimpleNamespace(dialect="sqlite"))
     files = (MIGRATIONS / "models").glob("[0-9]*.py")
     with closing(sqlite3.connect(":memory:")) as line:
+        made = Client(line)
         for path in sorted(files, key=lambda file: int(file.name.partition("_")[0])):
             step = importlib.import_module(f"migrations.models.{path.stem}")
             before = line.execute(NAMES).fetchall()

@@ -4,6 +4,7 @@ import html
 import re
 from collections.abc import Callable
 from typing import Any, TypeVar
+from urllib.parse import urlencode
 
 import httpx
 import pytest
@@ -12,7 +13,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 import pages
 import texts
 from models import Status
-from tests.answers import NOWHERE
+from tests.answers import NOWHERE, good
 from tests.chromium import opened
 from tests.front import front
 from tests.house import House, running
@@ -309,6 +310,34 @@ def test_a_link_that_does_not_work_says_what_to_do(
         assert "data-stream" not in answer.text
 
 
+def way_on(answer: httpx.Response) -> list[str]:
+    """Where a page that says no leads."""
+    return [html.unescape(one) for one in re.findall(r'class="button" href="([^"]*)"', answer.text)]
+
+
+def test_a_page_that_says_no_leads_on(house: House) -> None:
+    """Without a link to the sign-in and back; by a dead link to the same page for one's account,
+    if one is signed in; else to the first page."""
+    order = house.post(house.queue())["id"]
+    path = f"/track/{order}"
+    there = f"{house.url}{path}"
+    own = {"Cookie": cookie_of(house, "customer")}
+    assert way_on(httpx.get(f"{there}?lang=en")) == [
+        f"/login?{urlencode({'next': f'{path}?lang=en'})}"
+    ]
+    for text in (forged_ticket([f"order:{order}"], -5), "AAAA"):
+        dead = f"{there}?ticket={text}&lang=pt-BR"
+        assert way_on(httpx.get(dead)) == []
+        assert way_on(httpx.get(dead, headers={"Cookie": own["Cookie"] + "x"})) == []
+        (address,) = way_on(httpx.get(dead, headers=own))
+        assert address == f"{path}?lang=pt-BR"
+        assert httpx.get(house.url + address, headers=own).status_code == 200
+    for role, place in (("worker", path), ("viewer", f"/track/{NOWHERE}"), ("viewer", "/admin/x")):
+        answer = httpx.get(house.url + place, headers={"Cookie": cookie_of(house, role)})
+        assert answer.status_code in (403, 404)
+        assert way_on(answer) == ["/"]
+
+
 def test_errors_below_a_page_are_pages(house: House) -> None:
     """Another method or a longer path: still HTML, and the status is right."""
     order = house.post(house.queue())["id"]
@@ -579,14 +608,25 @@ def test_a_link_is_copied_for_somebody_else(house: House, browser: Browser) -> N
 
 @pytest.mark.browser
 def test_staff_copy_a_link_for_the_customer(browser: Browser) -> None:
-    """Whoever sees the page by a sign-in is given one that works without."""
-    with at_home() as house:
+    """Whoever sees the page by a sign-in is given one that works without, as long as the setting
+    says, which the page tells; so is an admin by the order's page in the console."""
+    with at_home(TRACKING_DAYS="2") as house:
         posted = house.post(house.queue())
         url = f"{house.url}/track/{posted['id']}"
         with opened(browser, url, cookie=cookie_of(house, "viewer")) as page:
-            address = copied(page)
+            expect(page.locator("#link")).to_contain_text("It works for 2 days.")
+            with page.expect_request("**/tickets") as asked:
+                address = copied(page)
+            assert '"expires_in":172800' in (asked.value.post_data or "")
         assert address.startswith(f"{url}?ticket=")
         assert "In line" in seen(httpx.get(address))
+        assert "days" not in seen(httpx.get(address))
+        there = f"{house.url}/admin/messages/{posted['id']}"
+        with opened(browser, there, cookie=cookie_of(house, "admin")) as page:
+            expect(page.locator("#link")).to_contain_text("without an account, for 2 days.")
+            with page.expect_request("**/tickets") as asked:
+                page.get_by_role("button", name="Make a link").click()
+            assert '"expires_in":172800' in (asked.value.post_data or "")
 
 
 def copied(page: Page) -> str:
@@ -726,6 +766,64 @@ def test_who_bought_may_cancel(browser: Browser) -> None:
             page.get_by_role("dialog").get_by_role("button", name="Cancel the order").click()
             expect(page.locator("#asked")).to_have_text("Its cancellation was asked for.")
             expect(button).to_be_hidden()
+
+
+@pytest.mark.browser
+def test_a_cancel_is_shown_while_the_stream_is_away(home: House, browser: Browser) -> None:
+    """By the call's own answer, at once; what happened is told by the events, once they come."""
+    order = home.post(home.queue())["id"]
+    cookie, events = cookie_of(home, "customer"), "**/api/v1/events?*"
+    alone = "delete window.SharedWorker"  # so that the test sees what is asked for
+    url = f"{home.url}/track/{order}"
+    with opened(browser, url, cookie=cookie, before=alone, errors="ERR_FAILED") as page:
+        page.route(events, lambda route: route.abort())
+        page.reload()
+        page.get_by_role("button", name="Cancel the order").click()
+        page.get_by_role("dialog").get_by_role("button", name="Cancel the order").click()
+        expect(page.locator("#status")).to_have_text("Cancelled")
+        expect(page.locator("#cancel")).to_be_hidden()
+        expect(page.locator("#place")).to_be_hidden()
+        expect(page.locator("#history li")).to_have_count(1)
+        page.unroute(events)
+        page.evaluate("dispatchEvent(new Event('online'))")  # it need not wait for its next try
+        expect(page.locator("#history li")).to_have_count(2)
+        expect(page.locator("#steps li")).to_have_attribute("data-state", "cancelled")
+        expect(page.locator("#status")).to_have_text("Cancelled")
+
+
+@browsing
+def test_a_cancel_that_came_too_late_is_explained(house: House, browser: Browser) -> None:
+    """Asked to end, and completed all the same: it says so, live and when it is opened again."""
+    queue = house.queue()
+    posted = house.post(queue)
+    late = re.compile("The cancellation came too late: .* Please ask the shop")
+    with opened(browser, link(house, posted)) as page:
+        expect(page.locator("#line")).to_contain_text("Live")
+        (message,) = house.claim(queue)
+        good(house.client("producer").post(f"/messages/{posted['id']}/cancel"), 202)
+        good(house.settle("ack", message))
+        expect(page.locator("#status")).to_have_text("Completed")
+        expect(page.locator("#about")).to_have_text(late)
+        page.reload()
+        expect(page.locator("#about")).to_have_text(late)
+    ticket = posted["tracking"]["ticket"]
+    assert "chegou tarde" in seen(look(house, posted["id"], lang="pt-BR", ticket=ticket))
+
+
+@pytest.mark.parametrize(
+    "types, late",
+    [
+        ("created processing completed", False),
+        ("created processing cancel_requested completed", True),
+        ("created processing cancel_requested cancelled requeued processing completed", False),
+        ("created processing cancel_requested", False),
+        ("cancel_requested completed", True),
+        ("", False),
+    ],
+)
+def test_when_a_cancel_came_too_late(types: str, late: bool) -> None:
+    """Only where it was asked of the work that completed it."""
+    assert pages.cancelled_late([{"type": f"order.{one}"} for one in types.split()]) == late
 
 
 def test_nobody_else_is_offered_to_cancel(house: House) -> None:

@@ -31,6 +31,8 @@ function wanted() {
   return `/api/v1/audit?${query}`;
 }
 
+const filtered = () => ["account", "action", "target", "after", "before", "cursor"].some((name) => params().get(name));
+
 function about({ action, target }) {
   if (target === null) return "–";
   const place = PLACES[action.split("_").at(-1)]?.(encodeURIComponent(target)) ?? null;
@@ -87,7 +89,7 @@ const refresh = region(
     pager("pages", next_cursor);
     return items.length > 0;
   },
-  { empty: say("audit.empty") },
+  { empty: () => say(filtered() ? "audit.empty" : "audit.none") },
 );
 
 filters(find("#filters"));

@@ -2,7 +2,15 @@
 import { el, find, language, number, put, rows, say } from "/static/page.js";
 
 const HEIGHT = 192; // px, as in queue.css
-const DASHES = [[], [8, 5], [2, 4]]; // lines differ by more than their colour
+// Of each kind, as in queue.css; the lines of one chart differ by more than their colour.
+const LOOKS = {
+  entered: ["--info", []],
+  claimed: ["--wait", [8, 5]],
+  done: ["--go", [2, 4]],
+  returned: ["--wait", []],
+  failed: ["--stop", [8, 5]],
+  dropped: ["--soft", [2, 4]],
+};
 const WHOLE = [1, 2, 5].flatMap((n) => Array.from({ length: 12 }, (_, power) => n * 10 ** power));
 const DAY = 86_400;
 
@@ -78,14 +86,14 @@ export class Chart {
         axis({ values: times, space: 60, size: 32 }),
         axis({ incrs: WHOLE, values: (_, marks) => marks.map((n) => compact.format(n)), size: 52 }),
       ],
-      series: [{}, ...this.#kinds.map((kind, place) => this.#line(kind, place))],
+      series: [{}, ...this.#kinds.map((kind) => this.#line(kind))],
       hooks: { setCursor: [({ cursor }) => this.#read(cursor.idx)] },
     };
   }
 
-  #line(kind, place) {
-    const stroke = colour(`--series-${place + 1}`);
-    return { label: this.#name(kind), stroke, width: 2, dash: DASHES[place], points: { show: false } };
+  #line(kind) {
+    const [name, dash] = LOOKS[kind];
+    return { label: this.#name(kind), stroke: colour(name), width: 2, dash, points: { show: false } };
   }
 
   #name(kind) {

@@ -21,7 +21,8 @@ import {
   words,
 } from "/static/page.js";
 
-const id = find("main").dataset.message;
+const { message: id, buyer, linkDays } = find("main").dataset;
+const names = JSON.parse(find("main").dataset.names); // of the items that are products, by SKU
 const path = `/api/v1/messages/${id}`;
 const PAGE = 200; // steps, as many as the service gives at once
 const PAGES = 5; // of them that are read without being asked for
@@ -43,7 +44,7 @@ function facts() {
   const held = status === "processing";
   return {
     queue: el("a", { href: `/admin/queues/${encodeURIComponent(message.queue)}` }, message.queue),
-    customer: listed("customer"),
+    customer: buyer ? [listed("customer"), " · ", posted(buyer)] : listed("customer"),
     reference: listed("reference"),
     group: listed("group"),
     priority: number(message.priority),
@@ -65,7 +66,7 @@ function drawFacts() {
   for (const [name, value] of Object.entries(facts())) {
     const node = find(`[data-fact="${name}"]`);
     node.hidden = value === null;
-    put(find("dd", node), ...(value === null ? [] : [value]));
+    put(find("dd", node), ...(value === null ? [] : [value].flat()));
   }
 }
 
@@ -77,10 +78,16 @@ function drawStatus() {
   put(find("#error"), message.last_error ?? "");
 }
 
-const items = rows(find("#items"), {
+function named(sku) {
+  if (!Object.hasOwn(names, sku)) return posted(sku);
+  const product = el("a", { href: `/admin/stock/${encodeURIComponent(sku)}` }, posted(sku));
+  return [posted(names[sku]), " ", el("span", { className: "small" }, product)];
+}
+
+const items = rows(find("#bought"), {
   key: ({ place }) => place,
   cells: ({ sku, quantity, amount_cents: cents }) => [
-    posted(sku),
+    named(sku),
     number(quantity),
     cents === null ? "–" : money(cents, message.currency),
   ],
@@ -321,11 +328,10 @@ function reasonGiven() {
 
 const ended = ({ status }) => say(status === "cancelled" ? "message.cancel.done" : "message.cancel.asked");
 
-const WEEK = 604_800;
 const linked = () => ({
   method: "POST",
   path: "/api/v1/events/tickets",
-  body: { topics: [`order:${id}`], expires_in: WEEK },
+  body: { topics: [`order:${id}`], expires_in: linkDays * 86_400 },
 });
 
 function showLink({ ticket, expires_at: expires, url }) {

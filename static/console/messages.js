@@ -65,6 +65,12 @@ const table = rows(find("#rows"), {
   head: 0,
 });
 
+/** Who the customer is stands there since the page was opened: not for another one. */
+function tellCustomer() {
+  const called = find("#called");
+  if (called) called.hidden = called.dataset.customer !== params().get("customer");
+}
+
 const refresh = region(
   "list",
   async (signal) => {
@@ -92,6 +98,7 @@ function changed({ queues }) {
 }
 
 filters(form);
+onAddress(tellCustomer);
 onAddress(refresh);
 nameQueues().catch(() => {}); // they are only proposed
 follow({ topics: ["queues"], on: { counts: changed } });

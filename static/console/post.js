@@ -27,6 +27,7 @@ const form = document.getElementById("post");
 const fields = form.elements;
 const lines = document.getElementById("items");
 const products = new Map(); // what is known of the catalogue, by SKU
+const unknown = new Set(); // SKUs that are none of it
 
 // --- the queues --------------------------------------------------------------------------
 
@@ -65,6 +66,8 @@ function number() {
       input.id = `post-${place}-${input.dataset.field}`;
       find("label", input.parentElement).htmlFor = input.id;
     }
+    find(".about", line).id = `post-${place}-about`;
+    field(line, "sku").setAttribute("aria-describedby", `post-${place}-about`);
     const remove = find("button", line);
     remove.ariaLabel = say("post.remove", { n: place + 1 });
     remove.hidden = lines.children.length === 1;
@@ -76,8 +79,10 @@ function addLine() {
   const line = document.getElementById("item").content.firstElementChild.cloneNode(true);
   find("button", line).addEventListener("click", () => removeLine(line));
   line.addEventListener("input", (event) => changed(line, event.target));
+  field(line, "sku").addEventListener("change", () => recognise(line));
   lines.append(line);
   number();
+  checkAmount(line);
   return line;
 }
 
@@ -90,8 +95,20 @@ function removeLine(line) {
 
 function changed(line, input) {
   if (input.dataset.field === "sku") suggest(input.value);
-  if (input.dataset.field === "amount_cents") input.dataset.own = input.value;
-  else price(line);
+  if (input.dataset.field !== "amount_cents") return price(line);
+  input.dataset.own = input.value;
+  checkAmount(line);
+}
+
+/** An amount has as many digits as its currency. */
+function checkAmount(line) {
+  const amount = field(line, "amount_cents");
+  const n = digits(fields.currency.value);
+  amount.step = (10 ** -n).toFixed(n);
+  amount.setCustomValidity(""); // of the last look
+  const fault = amount.validity.stepMismatch ? say("post.amount_digits", { n, currency: fields.currency.value }) : "";
+  amount.setCustomValidity(fault);
+  amount.ariaInvalid = String(fault !== "");
 }
 
 /** What the catalogue says of a line; its amount, unless somebody wrote another. */
@@ -101,9 +118,27 @@ function price(line) {
   const cents = product && product.price_cents * field(line, "quantity").value;
   const own = Boolean(amount.dataset.own);
   if (!own) amount.value = product && product.currency === fields.currency.value ? (cents / unit()).toFixed(digits(product.currency)) : "";
-  const told = product ? [posted(product.name), ` · ${money(product.price_cents, product.currency)}`] : [];
-  find(".about", line).replaceChildren(...told);
+  checkAmount(line);
+  find(".about", line).replaceChildren(...about(product, field(line, "sku").value));
   post?.show();
+}
+
+function about(product, sku) {
+  if (product) return [posted(product.name), ` · ${money(product.price_cents, product.currency)}`];
+  return unknown.has(sku) ? [say("post.unknown_sku")] : [];
+}
+
+/** Ask for the product that a line names, where the suggestions had none. */
+async function recognise(line) {
+  const { value: sku, validity } = field(line, "sku");
+  if (!sku || !validity.valid || products.has(sku)) return;
+  try {
+    know([await call("GET", `/api/v1/products/${encodeURIComponent(sku)}`)]);
+  } catch (error) {
+    if (!(error instanceof Refused || error instanceof Unreachable)) throw error;
+    if (error.status === 404) unknown.add(sku);
+    price(line);
+  }
 }
 
 // The first of the catalogue, once somebody is about to name something; beyond that by name.
@@ -149,7 +184,10 @@ function newKey() {
 
 const unit = () => 10 ** digits(fields.currency.value);
 const whole = (input) => (input.value === "" ? undefined : Number(input.value));
-const cents = (input) => (input.value === "" ? undefined : Math.round(input.value * unit()));
+function cents({ value, validity }) {
+  if (value === "") return undefined;
+  return validity.stepMismatch ? value * unit() : Math.round(value * unit());
+}
 
 function metadata() {
   const text = fields.metadata.value;

@@ -37,6 +37,7 @@ function drawProduct() {
     updated: when(product.updated_at, { full: true }),
   };
   for (const [fact, content] of Object.entries(facts)) put(find(`#product-${fact}`), content);
+  put(find("#title"), name);
 }
 
 const refreshProduct = region(

@@ -14,28 +14,28 @@ const FILTERS = ["q", "state", "cursor"];
 let items = [];
 const told = new Map(); // SKU on this page → the data of its newest event
 
-function named({ name, active }) {
-  if (name === null) return el("span", { className: "small" }, say("stock.no_product"));
-  const off = badge("off", say("product.off"));
-  return active ? posted(name) : [posted(name), " ", off];
+function named({ sku, name, active }) {
+  const link = el("a", { href: `/admin/stock/${encodeURIComponent(sku)}` }, sku);
+  if (name === null) return [link, " ", el("span", { className: "called small" }, say("stock.no_product"))];
+  const off = active ? [] : [" ", badge("off", say("product.off"))];
+  return [link, " ", el("span", { className: "called" }, posted(name), ...off)];
 }
 
 const table = rows(find("#items"), {
   key: ({ sku }) => sku,
   head: 0,
-  numeric: [2, 3, 4, 5, 6],
+  numeric: [1, 2, 3, 5, 6],
   cells(item) {
     const stock = newest(item.stock, told.get(item.sku));
     const state = stateOf(stock);
     return [
-      el("a", { href: `/admin/stock/${encodeURIComponent(item.sku)}` }, item.sku),
       named(item),
-      item.price_cents === null ? "–" : money(item.price_cents, item.currency),
+      counted(stock?.available),
       counted(stock?.on_hand),
       counted(stock?.reserved),
-      counted(stock?.available),
-      counted(stock?.low_at),
       badge(state, say(`level.${state}`)),
+      counted(stock?.low_at),
+      item.price_cents === null ? "–" : money(item.price_cents, item.currency),
     ];
   },
 });
