@@ -532,7 +532,10 @@ def test_an_amount_has_the_digits_of_its_currency(home: House, browser: Browser)
 
 
 def test_an_sku_that_is_no_product_is_warned_of(home: House, browser: Browser) -> None:
-    """In words beside it, and it is posted all the same; a product has its name there."""
+    """In words beside it, and it is posted all the same; a product has its name there.
+
+    Nothing moves for them: the pointer may be on its way to what stands below.
+    """
     product = {"sku": "beside", "name": "B", "price_cents": 1}
     good(home.client().post("/products", json=product), 201)
     queue = home.queue()
@@ -541,11 +544,15 @@ def test_an_sku_that_is_no_product_is_warned_of(home: House, browser: Browser) -
         page.route("**/products?*", lambda route: route.fulfill(json=none))  # no suggestions
         fill_purchase(page, queue)
         sku = page.get_by_label("SKU")
+        below = page.locator("#add")
+        (top,) = below.evaluate_all(TOPS)
         page.get_by_label("Quantity").focus()
         expect(sku).to_have_accessible_description(re.compile("No product has this SKU"))
+        assert below.evaluate_all(TOPS) == [top]
         sku.fill("beside")
         page.get_by_label("Quantity").focus()
         expect(sku).to_have_accessible_description(re.compile("^B · R"))
+        assert below.evaluate_all(TOPS) == [top]
         sku.fill("disc-001")
         page.get_by_role("button", name="Post it").click()
         expect(page.locator("#posted > li")).to_have_count(1)
