@@ -383,11 +383,7 @@ class Accounts:
             hashed = await auth.hash_password(changes["password"])
         async with self._db.transaction() as session:
             await _bump(session)
-            account = await Account.get_or_none(using_db=session.orm, username=username)
-            if account is None:
-                raise NotFound("There is no such account.")
-            if proved is not None and not await self._holds(session, account, *proved):
-                raise InvalidCredentials("This sign-in is over.")
+            account = await self._unchanged(session, username, proved)
             before = account.generation
             self._apply(account, changes, hashed)
             if account.active:
@@ -418,6 +414,17 @@ class Accounts:
         ended = {account.username for account in his}
         self._cache.drop(lambda one: one.account in ended)
         return shape
+
+    async def _unchanged(
+        self, session: Session, username: str, proved: tuple[Principal, str] | None
+    ) -> Account:
+        """The account, if what was proved of it still holds."""
+        account = await Account.get_or_none(using_db=session.orm, username=username)
+        if account is None:
+            raise NotFound("There is no such account.")
+        if proved is not None and not await self._holds(session, account, *proved):
+            raise InvalidCredentials("This sign-in is over.")
+        return account
 
     async def _holds(
         self, session: Session, account: Account, who: Principal, password_hash: str
