@@ -475,7 +475,8 @@ export function sure({ title = say("act.sure"), text = "", yes, name = null, sto
 /**
  * Fill a part of the page (`region` of templates/parts.html) by `load(signal)`, which draws and
  * says whether there was anything; `empty`: the words for nothing, or what makes them. Gives
- * `refresh()`: an older load is given up for a newer one; what stands there stays while the service cannot be reached, and it is tried again.
+ * `refresh()`: an older load is given up for a newer one; what stands there stays while the service
+ * cannot be reached, and it is tried again.
  */
 export function region(id, load, { empty = say("state.empty") } = {}) {
   const node = document.getElementById(id);
