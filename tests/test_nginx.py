@@ -12,11 +12,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from inspect import signature
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 
 import config
 from hub import Limits
@@ -27,6 +30,7 @@ from tests.sse import Block, Stream
 
 DEPLOY = services.ROOT / "deploy"
 CONF = (DEPLOY / "nginx.conf").read_text()
+UPSTREAM = (DEPLOY / "upstream.conf").read_text()
 TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 
@@ -49,7 +53,7 @@ class Nginx(services.Process):
             assert usual in text
             text = text.replace(usual, instead)
         (folder / "nginx.conf").write_text(text)
-        given = (DEPLOY / "upstream.conf").read_text()
+        given = UPSTREAM
         for name, port in zip(("app-1", "app-2"), ports, strict=True):
             given = given.replace(f"{name}:8000", f"127.0.0.1:{port}")
         (folder / "upstream.conf").write_text(given)
@@ -170,17 +174,19 @@ def test_what_is_posted_to_any_process_is_seen_through_nginx_at_once(front: Fron
     """Streams are not buffered on the way, and both processes feed them."""
     took: dict[int, list[float]] = {0: [], 1: []}
     with front.watch("customer:c-nginx") as stream:
-        stream.first("hello", 2)
-        for number, place in enumerate((0, 1) * 3):
+        stream.first("hello")
+        for number, place in enumerate((0, 1) * 10):
             began = time.monotonic()
             body = {"customer": "c-nginx", "items": [DISC]}
             posted = front.house.client("producer", place).post(
                 "/queues/orders/messages", json=body
             )
-            seen = stream.events(number + 1, 5)[number]
+            seen = stream.events(number + 1)[number]
             assert seen.json["data"]["id"] == posted.json()["id"]
             took[place].append(seen.at - began)
-    assert all(min(times) < 1.0 for times in took.values())
+            if number >= 5 and all(min(times) < 1.0 for times in took.values()):
+                return
+    raise AssertionError(f"never at once: {took}")
 
 
 def test_the_processes_see_the_address_of_the_caller(front: Front) -> None:
@@ -194,10 +200,15 @@ def test_the_processes_see_the_address_of_the_caller(front: Front) -> None:
         assert found is not None
         return int(found[1])
 
-    first = left("127.0.0.2")
-    assert left("127.0.0.2") == first - 1
-    assert left("127.0.0.2", **{"X-Forwarded-For": "198.51.100.7"}) == first - 2
-    assert left("127.0.0.3") == 59
+    def counted() -> bool:
+        """Each process counts alone for a while if Redis did not answer it in time."""
+        number = next(fresh)
+        one, other = f"127.0.1.{number}", f"127.0.2.{number}"
+        found = [left(one), left(one), left(one, **{"X-Forwarded-For": "198.51.100.7"})]
+        return [*found, left(other)] == [59, 58, 57, 59]
+
+    fresh = count(1)
+    services.until(counted, 60, "the caller's own address counts")
 
 
 def test_large_batches_pass_and_larger_ones_are_told_as_the_service_tells(front: Front) -> None:
@@ -224,7 +235,7 @@ def test_a_request_id_is_the_same_on_both_sides(front: Front) -> None:
     with front.client("admin") as client:
         made = client.get("/queues", headers={"X-Request-ID": "not a uuid"})
     assert re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", made.headers["x-request-id"])
-    services.until(lambda: made.headers["x-request-id"] in front.nginx.log, 5, "the access log")
+    services.until(lambda: made.headers["x-request-id"] in front.nginx.log, 30, "the access log")
 
 
 class Reader:
@@ -252,19 +263,20 @@ class Reader:
 
     def _read(self, stream: Stream) -> str | None:
         assert stream.status == 200
+        before = self.seen
         while not stream.over and not self._done.is_set():
             stream.quiet(0.1)
+            self.seen = before + [block.json["data"]["id"] for block in stream.facts]
             if stream.named("hello"):
                 self.connected.set()
         assert not stream.named("reset")
-        self.seen += [block.json["data"]["id"] for block in stream.facts]
         self.goodbyes += [block.json["reason"] for block in stream.named("goodbye")]
         ids = [block.id for block in stream.blocks if block.id is not None]
         return ids[-1] if ids else None
 
     def stop(self) -> None:
         self._done.set()
-        self._thread.join(30)
+        self._thread.join(60)
         assert self.failure is None
 
 
@@ -279,7 +291,7 @@ def post(client: httpx.Client, customer: str, key: str) -> str:
             return ""
         return str(answer.json()["id"]) if answer.status_code in (200, 201) else ""
 
-    return services.until(accepted, 10, key)
+    return services.until(accepted, 60, key)
 
 
 def test_when_a_process_ends_its_streams_go_on_at_the_other_without_a_hole(
@@ -289,7 +301,7 @@ def test_when_a_process_ends_its_streams_go_on_at_the_other_without_a_hole(
     posted: list[str] = []
     readers = [Reader(own_front, "customer:c-rolling") for _ in range(6)]
     for reader in readers:
-        assert reader.connected.wait(10)
+        assert reader.connected.wait(60)
     leaving = own_front.house.servers[0]
     with own_front.client("producer") as client:
         for n in range(90):
@@ -298,9 +310,11 @@ def test_when_a_process_ends_its_streams_go_on_at_the_other_without_a_hole(
             posted.append(post(client, "c-rolling", f"order-{n}"))
     with own_front.watch("customer:c-rolling", since="earliest") as stream:
         told = [block.json["data"]["id"] for block in stream.events(90)]
-    assert leaving.wait() == 0
+    assert leaving.wait(60) == 0
     assert told == posted
     for reader in readers:
+        with suppress(TimeoutError):
+            services.until(lambda r=reader: len(r.seen) >= 90 or r.failure, 60, "all of it")
         reader.stop()
         assert reader.seen == posted
     assert "shutdown" in {reason for reader in readers for reason in reader.goodbyes}
@@ -321,11 +335,17 @@ def test_a_stream_may_be_as_silent_and_streams_as_many_as_the_service_allows() -
     assert int(told("worker_rlimit_nofile")) >= int(told("worker_connections"))
 
 
+def test_nginx_leaves_an_idle_line_before_the_service_does() -> None:
+    """What is sent at the moment in which the service closes it is lost: a 502 to a purchase."""
+    (idle,) = re.findall(r"^\s*keepalive_timeout (\d+)s;", UPSTREAM, re.MULTILINE)
+    assert int(idle) < signature(uvicorn.Config).parameters["timeout_keep_alive"].default
+
+
 def test_a_browser_may_use_http_2(front: Front) -> None:
     """Events come as they happen over HTTP/2 too, and nobody compresses them."""
     token = front.house.token("admin")
     url = f"http://127.0.0.1:{front.nginx.port_2}{API}/events?topic=customer:c-h2"
-    command = ["curl", "-siN", "-m", "20", "--http2-prior-knowledge", "--compressed", url]
+    command = ["curl", "-siN", "-m", "60", "--http2-prior-knowledge", "--compressed", url]
     with subprocess.Popen(
         [*command, "-H", f"Authorization: Bearer {token}"], stdout=subprocess.PIPE, text=True
     ) as reader:
@@ -416,13 +436,14 @@ def test_who_wants_no_stream_is_told_by_a_problem() -> None:
     with ExitStack() as stack:
         alone = entered(stack, lambda: nginx([services.free_port(), services.free_port()]))
         for path in ("/events?topic=queues&ticket=a-very-secret-ticket", "/queues"):
-            answer = httpx.get(alone.url + API + path)
+            answer = httpx.get(alone.url + API + path, timeout=30)
             assert answer.status_code == 503
             assert answer.headers["content-type"] == "application/problem+json"
             assert int(answer.headers["retry-after"]) > 0
             assert answer.json()["code"] == "unavailable"
             assert answer.json()["instance"] == f"urn:uuid:{answer.headers['x-request-id']}"
-        assert "/api/v1/events" in alone.log
+        lines = lambda: f"{API}/events" in alone.log and f"{API}/queues" in alone.log  # noqa: E731
+        services.until(lines, 30, "the access log")
         assert "secret" not in alone.log
 
 
@@ -450,7 +471,7 @@ def test_when_nginx_is_full_a_browser_comes_back_too() -> None:
 
 
 def call(stack: ExitStack, alone: Nginx) -> socket.socket:
-    line = stack.enter_context(socket.create_connection(("127.0.0.1", alone.port), 10))
+    line = stack.enter_context(socket.create_connection(("127.0.0.1", alone.port), 60))
     with suppress(ConnectionError):
         path = f"{API}/events?ticket=a-very-secret-ticket"
         head = f"GET {path} HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n\r\n"
