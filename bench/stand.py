@@ -13,6 +13,7 @@ from tests import services
 PASSWORD = "a-password-of-benchmarks"
 API = "/api/v1"
 QUEUE = "orders"
+SECONDS = 60.0  # that an answer may take
 PURCHASE = {
     "customer": "c-7",
     "items": [
@@ -48,18 +49,22 @@ class Service(services.Server):
 
     def token(self, name: str) -> str:
         form = {"username": name, "password": PASSWORD}
-        answer = httpx.post(f"{self.url}{API}/auth/token", data=form)
+        answer = httpx.post(f"{self.url}{API}/auth/token", data=form, timeout=SECONDS)
         return answer.raise_for_status().json()["access_token"]
 
     def look(self, path: str) -> Any:
         """What the admin sees there."""
         headers = {"Authorization": f"Bearer {self._admin}"}
-        return httpx.get(self.url + API + path, headers=headers).raise_for_status().json()
+        return (
+            httpx.get(self.url + API + path, headers=headers, timeout=SECONDS)
+            .raise_for_status()
+            .json()
+        )
 
     def call(self, path: str, body: Any, token: str | None = None) -> httpx.Response:
         """A POST, by the admin if nobody is said, that succeeds."""
         headers = {"Authorization": f"Bearer {token or self._admin}"}
-        answer = httpx.post(self.url + API + path, json=body, headers=headers)
+        answer = httpx.post(self.url + API + path, json=body, headers=headers, timeout=SECONDS)
         return answer.raise_for_status()
 
 

@@ -65,7 +65,7 @@ def execute(url: str, statement: str) -> list[tuple[Any, ...]]:
 
 
 def _sqlite(path: Path, statement: str) -> list[tuple[Any, ...]]:
-    with closing(sqlite3.connect(path, timeout=10)) as line, line:
+    with closing(sqlite3.connect(path, timeout=30)) as line, line:
         return line.execute(statement).fetchall()
 
 

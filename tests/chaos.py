@@ -39,8 +39,9 @@ STATE = (
     " AND wait_event_type = 'Client'"
 )
 STATES = {Place.HALF: "active ClientRead", Place.AFTER: "idle in transaction ClientRead"}
+OWN_SECONDS = 2.0  # so long at least whoever is frozen holds what he has; the others end him then
 FIRST, SECOND = 0, 1  # processes; the first is behind the proxy
-ANSWER_SECONDS = 5.0  # in which a process answers while another is frozen
+ANSWER_SECONDS = 30.0  # in which a process answers while another is frozen for longer
 COMMON = {
     "SECRET_KEY": SECRET_KEY,
     "ADMIN_PASSWORD": ADMIN_PASSWORD,
@@ -286,34 +287,31 @@ def frozen(found: Pair, trap: Trap) -> Iterator[None]:
     server = found.process(FIRST)
     server.pause()
     try:
-        until(lambda: frozen_state(server), 5, "the process is stopped")
+        until(lambda: frozen_state(server), 30, "the process is stopped")
         if trap.place is Place.AFTER:
             trap.release()  # what the server sent lies in the frozen process's own buffer now
-        assert found.ledger.sql(STATE) == [STATES[trap.place]], "it holds nothing"
+        held, late = found.ledger.sql(STATE), time.monotonic() - trap.armed > OWN_SECONDS
+        assert held == [STATES[trap.place]] or (late and held == []), f"it holds nothing: {held}"
         yield
     finally:
         server.resume()
         trap.release()
 
 
-def in_time(call: Callable[[], httpx.Response]) -> httpx.Response:
-    """An answer that must come while another process is frozen."""
-    started = time.monotonic()
-    answer = call()
-    took = time.monotonic() - started
-    assert took < ANSWER_SECONDS, f"{took:.1f} s: {answer.text}"
-    return answer
+def in_time(call: Callable[[], httpx.Response], *codes: str) -> httpx.Response:
+    """The success that must come while another process is frozen.
 
-
-def insisted(call: Callable[[], httpx.Response], *codes: str) -> httpx.Response:
-    """The answer after as many tries as it takes; only `codes` may come before it."""
-    deadline = time.monotonic() + 10
+    Before it only `codes` may come, and 503: on a slow machine a batch is given up before the
+    others have ended what holds it up.
+    """
+    began = time.monotonic()
     while True:
-        answer = in_time(call)
+        answer = call()
+        took = time.monotonic() - began
+        assert took < ANSWER_SECONDS, f"{took:.1f} s: {answer.text}"
         if answer.status_code < 300:
             return answer
-        assert answer.json()["code"] in codes, answer.text
-        assert time.monotonic() < deadline, f"still refused: {answer.text}"
+        assert answer.json()["code"] in ("unavailable", *codes), answer.text
 
 
 def freeze_with_head(found: Pair, place: Place) -> None:
@@ -326,7 +324,7 @@ def freeze_with_head(found: Pair, place: Place) -> None:
         assert in_time(lambda: post(house, SECOND, queue)).status_code == 201
         claimed = in_time(lambda: house.client("worker", SECOND).post(f"/queues/{queue}/claim"))
         assert len(claimed.json()["messages"]) == 1
-    went_on(found, queue, held.result(30), 1)
+    went_on(found, queue, held.result(60), 1)
 
 
 def freeze_with_row(found: Pair, place: Place) -> None:
@@ -339,8 +337,8 @@ def freeze_with_row(found: Pair, place: Place) -> None:
     held = found.later(lambda: house.client("producer", FIRST).post(cancel))
     with frozen(found, trap):
         assert in_time(lambda: post(house, SECOND, queue)).status_code == 201
-        insisted(lambda: house.client("producer", SECOND).post(cancel), "unavailable")
-    answer = held.result(30)
+        in_time(lambda: house.client("producer", SECOND).post(cancel))
+    answer = held.result(60)
     assert answer.status_code in (200, 503), answer.text
     assert history(found.ledger, message) == ["order.created", "order.cancelled"]
     assert found.ledger.faults() == []
@@ -354,10 +352,8 @@ def freeze_with_key(found: Pair, place: Place) -> None:
     held = found.later(lambda: post(house, FIRST, queue, "the-key"))
     with frozen(found, trap):
         assert in_time(lambda: post(house, SECOND, queue)).status_code == 201
-        again = insisted(
-            lambda: post(house, SECOND, queue, "the-key"), "idempotency_in_progress", "unavailable"
-        )
-    answer = held.result(30)
+        again = in_time(lambda: post(house, SECOND, queue, "the-key"), "idempotency_in_progress")
+    answer = held.result(60)
     if answer.status_code != 503:
         assert sorted((answer.status_code, again.status_code)) == [200, 201]
         assert answer.content == again.content
@@ -381,10 +377,10 @@ def freeze_with_stock(found: Pair, place: Place) -> None:
     with frozen(found, trap):
         assert in_time(lambda: buy(SECOND)).status_code == 201
         assert in_time(lambda: post(house, SECOND, queue)).status_code == 201
-    sold = 1 + (held.result(30).status_code == 201)
+    sold = 1 + (held.result(60).status_code == 201)
     level = house.client("admin").get(f"/products/{sku}/stock").json()
     assert (level["reserved"], level["on_hand"]) == (sold, 2)
-    went_on(found, queue, held.result(30), 2)
+    went_on(found, queue, held.result(60), 2)
 
 
 FREEZES = {
@@ -431,7 +427,8 @@ class Reader:
         client = self._house.client("viewer", self._draw.randrange(len(self._house.servers)))
         given = {"Last-Event-ID": self._cursor, "Accept": "text/event-stream"}
         params = {"topic": self._topics}
-        patience = httpx.Timeout(5, read=1)
+        # Too short for a slow machine it must not be each time, else it would get no further.
+        patience = httpx.Timeout(5, read=self._draw.choice((1, 1, 1, 5)))
         with client.stream("GET", "/events", params=params, headers=given, timeout=patience) as got:
             if got.status_code == 200:
                 self.connects += 1
@@ -457,6 +454,9 @@ class Reader:
             self._cursor = cursor
             if event not in CONTROL:
                 self.seqs.append(int(cursor.rpartition("-")[2]))
+
+
+POSTS = 5  # accepted at least before each kill
 
 
 class Load:
@@ -510,6 +510,11 @@ class Load:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and not self.wrong:
             self._over.wait(0.05)
+
+    def go_on(self, posts: int) -> None:
+        """Let it work until so many more purchases were accepted, or something went wrong."""
+        enough = len(self.posted) + posts
+        until(lambda: self.wrong or len(self.posted) >= enough, 60, "purchases are accepted")
 
     # --- those who never give up ------------------------------------------------------
 
@@ -583,12 +588,12 @@ class Load:
         """Post no more, work off what is there; everything that is not as promised."""
         self._enough.set()
         try:
-            until(lambda: self.wrong or self._worked_off(), 60, "all messages are worked off")
+            until(lambda: self.wrong or self._worked_off(), 90, "all messages are worked off")
         except TimeoutError as error:
             self.wrong.append(str(error))
         expected = self._expected()
         with contextlib.suppress(TimeoutError):  # what did not come is told below
-            until(lambda: all(len(r.seqs) >= len(expected) for r in self.readers), 20, "read")
+            until(lambda: all(len(r.seqs) >= len(expected) for r in self.readers), 60, "read")
         self._over.set()
         return [
             *self.wrong,
@@ -670,8 +675,9 @@ class Load:
 
 
 def killed(load: Load, server: services.Process, draw: random.Random) -> None:
-    """Kill it at some moment, leave it dead for a moment, start it again."""
+    """Kill it at some moment of its work, leave it dead for a moment, start it again."""
     load.pause(draw.uniform(0.1, 1.0))
+    load.go_on(POSTS)
     server.kill()
     load.pause(draw.uniform(0, 0.3))
     server.start()
@@ -695,7 +701,7 @@ def post_copies(house: House, pool: ThreadPoolExecutor, queue: str, key: str) ->
     gate = threading.Barrier(COPIES)
 
     def once(number: int) -> tuple[float, httpx.Response]:
-        gate.wait(30)
+        gate.wait(60)
         started = time.monotonic()
         answer = post(house, number % len(house.servers), queue, key)
         return time.monotonic() - started, answer
@@ -738,7 +744,7 @@ def posted_once(found: Pair, keys: list[str]) -> list[str]:
 
 # --- workers who wake up too late -----------------------------------------------------
 
-LEASES = 100  # of each worker
+LEASES = 100  # of each worker, if not said otherwise
 LATE = ("ack", "nack", "release", "extend")
 
 
@@ -755,10 +761,10 @@ class Outcome:
 class Hand:
     """A worker's own process: it claims, may stop itself while it holds leases, and settles."""
 
-    def __init__(self, urls: list[str], token: str, queue: str, seed: int) -> None:
+    def __init__(self, urls: list[str], token: str, queue: str, seed: int, leases: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.line, other = context.Pipe()
-        given = (other, urls, token, queue, seed)
+        given = (other, urls, token, queue, seed, leases)
         self.process = context.Process(target=_hand, args=given, daemon=True)
         self.process.start()
         other.close()
@@ -787,22 +793,22 @@ class Hand:
         self.line.close()
 
 
-def _hand(line: Any, urls: list[str], token: str, queue: str, seed: int) -> None:
+def _hand(line: Any, urls: list[str], token: str, queue: str, seed: int, leases: int) -> None:
     """The worker's side: does what it is told, one order after the other."""
     if die := forks.end_with_parent(signal.SIGKILL):
         die()
     draw = random.Random(seed)
     bearer = {"Authorization": f"Bearer {token}"}
-    clients = [httpx.Client(base_url=url + API, headers=bearer, timeout=30) for url in urls]
+    clients = [httpx.Client(base_url=url + API, headers=bearer, timeout=60) for url in urls]
     held: list[dict[str, Any]] = []
     while True:
         match line.recv():
             case "stall":  # holds leases of one second, and sleeps through their end
-                held = _claim_all(clients, draw, queue, 1)
+                held = _claim_all(clients, draw, queue, leases, 1)
                 os.kill(os.getpid(), signal.SIGSTOP)
                 verbs = draw.choices(LATE, k=len(held))
             case "hold":
-                held = _claim_all(clients, draw, queue, 600)
+                held = _claim_all(clients, draw, queue, leases, 600)
                 line.send(len(held))
                 continue
             case _:
@@ -812,13 +818,13 @@ def _hand(line: Any, urls: list[str], token: str, queue: str, seed: int) -> None
 
 
 def _claim_all(
-    clients: list[httpx.Client], draw: random.Random, queue: str, seconds: int
+    clients: list[httpx.Client], draw: random.Random, queue: str, leases: int, seconds: int
 ) -> list[dict[str, Any]]:
     held: list[dict[str, Any]] = []
-    while len(held) < LEASES:
-        body = {"max": LEASES - len(held), "lease_seconds": seconds, "wait_seconds": 5}
+    while len(held) < leases:
+        body = {"max": leases - len(held), "lease_seconds": seconds, "wait_seconds": 5}
         answer = draw.choice(clients).post(f"/queues/{queue}/claim", json=body)
-        held += answer.json()["messages"]
+        held += answer.json()["messages"] if answer.status_code == 200 else []
     return held
 
 
@@ -831,13 +837,15 @@ def _use(client: httpx.Client, verb: str, message: dict[str, Any]) -> Outcome:
 
 
 @contextmanager
-def hands(house: House, queue: str, count: int, draw: random.Random) -> Iterator[list[Hand]]:
+def hands(
+    house: House, queue: str, count: int, leases: int, draw: random.Random
+) -> Iterator[list[Hand]]:
     urls = [server.url for server in house.servers]
     token = house.token("worker")
     with ExitStack() as stack:
         found: list[Hand] = []
         for _ in range(count):
-            hand = Hand(urls, token, queue, draw.randrange(1 << 32))
+            hand = Hand(urls, token, queue, draw.randrange(1 << 32), leases)
             stack.callback(hand.close)
             found.append(hand)
         yield found
@@ -852,13 +860,14 @@ def fill(house: House, queue: str, count: int) -> None:
         assert answer.json()["accepted"] == most, answer.text
 
 
-def sleep_in(found: Pair, queue: str, late: list[Hand], others: list[Hand]) -> list[str]:
+def sleep_in(
+    found: Pair, queue: str, count: int, late: list[Hand], others: list[Hand]
+) -> list[str]:
     """Leases run out while their workers are stopped, others claim; what is wrong after it."""
-    house, count = found.house, LEASES * len(late)
-    fill(house, queue, count)
+    fill(found.house, queue, count)
     for hand in late:
         hand.tell("stall")
-    until(lambda: all(frozen_state(hand) for hand in late), 30, "all sleep")
+    until(lambda: all(frozen_state(hand) for hand in late), 60, "all sleep")
     for hand in others:
         hand.tell("hold")  # waits until the reaper has put them back
     assert sum(hand.hear() for hand in others) == count
@@ -884,13 +893,15 @@ def completed_once(ledger: Ledger, queue: str, count: int) -> list[str]:
     return [*([] if right else [f"{row} completed, not {count}"]), *ledger.faults()]
 
 
-def stale(found: Pair, workers: int, rounds: int, draw: random.Random) -> list[str]:
+def stale(
+    found: Pair, workers: int, rounds: int, draw: random.Random, leases: int = LEASES
+) -> list[str]:
     """`rounds` in which half of the workers sleep while the other half takes over."""
     queue = found.house.queue(max_lost_leases=100)
     wrong: list[str] = []
-    with hands(found.house, queue, workers, draw) as all_hands:
+    half = workers // 2
+    with hands(found.house, queue, workers, leases, draw) as all_hands:
         for _ in range(rounds):
             draw.shuffle(all_hands)
-            half = workers // 2
-            wrong += sleep_in(found, queue, all_hands[:half], all_hands[half:])
-    return wrong + completed_once(found.ledger, queue, rounds * workers // 2 * LEASES)
+            wrong += sleep_in(found, queue, half * leases, all_hands[:half], all_hands[half:])
+    return wrong + completed_once(found.ledger, queue, rounds * half * leases)

@@ -18,7 +18,7 @@ def chromium() -> Iterator[Browser]:
     """A running Chromium. Raises Missing."""
     if not Path(PROGRAM).exists():
         raise Missing("no Chromium: apt-get install chromium")
-    expect.set_options(timeout=15_000)  # for a machine that is busy
+    expect.set_options(timeout=30_000)  # ms, as all else of Playwright: for a machine that is busy
     with sync_playwright() as play:
         found = play.chromium.launch(executable_path=PROGRAM, args=["--no-sandbox"])
         yield found

@@ -15,7 +15,7 @@ import statistics
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -42,6 +42,7 @@ STALL = 0.25  # seconds: so late the machine does what it is told when it has to
 STALLED = 0.2  # of the answers; more, and nothing can be said
 HEAP, NODES, SERVER = 2 << 20, 500, 16 << 20  # growth that is none; else a tenth
 LOOKS = 3  # at what a page holds
+PATIENCE = 30  # seconds that what must come may take
 CROWD = 4  # processes that want to run, for each processor: more, and others are at work here
 LOADING = (  # parts that are seen, and not yet filled
     "[...document.querySelectorAll('.region[data-state=loading]')]"
@@ -311,16 +312,16 @@ class Tab:
         began, self.path = time.monotonic(), path
         try:
             self.page.goto(self._origin + path)
-            until(lambda: not self.page.evaluate(LOADING), 30, "all of it")
+            until(lambda: not self.page.evaluate(LOADING), PATIENCE, "all of it")
         except (Error, TimeoutError) as error:
             left = self.page.evaluate(LOADING)
             self.faults.append(f"{path}: never filled: {left}, {str(error).splitlines()[0]}")
         self.faults += [f"{path}: {text}" for text in self.page.locator(FAILED).all_inner_texts()]
         return time.monotonic() - began
 
-    def look(self) -> Look:
+    def look(self, times: int) -> Look:
         """What it holds: the least of a few looks, since it may draw anew during one of them."""
-        looks = [self._look() for _ in range(LOOKS)]
+        looks = [self._look() for _ in range(times)]
         least = min(one.heap for one in looks), min(one.nodes for one in looks)
         return replace(looks[-1], heap=least[0], nodes=least[1])
 
@@ -344,6 +345,13 @@ class Tab:
         """Its line stands, or it has none: it polls."""
         line = self.page.locator("#line:visible:not([data-state=polling])")
         return line.count() == 0 or line.get_attribute("data-state") == "live"
+
+    def comes_to(self, found: Callable[[], bool]) -> bool:
+        """Whether that is so, by and by."""
+        try:
+            return until(found, PATIENCE, self.path)
+        except TimeoutError:
+            return False
 
 
 class Worker:
@@ -432,17 +440,18 @@ def run(house: House, size: Size, draw: random.Random) -> Found:
         worker = Worker(browser, house.servers[0].url, visitor.page)
         heap = worker.heap()
         texts = [tab.text() for tab in tabs]  # before the look: what reads it takes heap too
-        before, events = [tab.look() for tab in tabs], buying.events
+        times = LOOKS if size.strict else 1
+        before, events = [tab.look(times) for tab in tabs], buying.events
         servers, judged = sizes(house), time.monotonic()
         walk.until(began + min(2 * size.warm, size.seconds / 2))
         servers = sizes(house)  # by now what they keep of the log has its full length
         walk.until(began + size.seconds)
-        after = [tab.look() for tab in tabs]
-        found.events = (buying.events - events) / (time.monotonic() - judged)
+        after = [tab.look(times) for tab in tabs]
         found.visits = walk.visits
         judge_tabs(found, size, tabs, list(zip(before, after, strict=True)), texts)
         judge_heap(found, size, "the worker behind them", heap, worker.heap())
         judge_servers(found, size, servers, sizes(house))
+        found.events = (buying.events - events) / (time.monotonic() - judged)
         buying.end()
         found.wrong += [*buying.faults, *visitor.faults]
         settle(found, tabs[0], house)
@@ -463,10 +472,13 @@ class Walk:
     visits: int = 0
 
     def until(self, deadline: float) -> None:
-        while (left := deadline - time.monotonic()) > 0:
+        """To one page at least."""
+        left = 1.0
+        while left > 0:
             path = self.paths[self.visits % len(self.paths)]
             self.opened[path].append(self.visitor.open(path))
             self.visits += 1
+            left = deadline - time.monotonic()
             self.visitor.page.wait_for_timeout(min(1.0, max(0.0, left)) * 1000)
 
 
@@ -499,9 +511,9 @@ def judge_tabs(
             found.wrong.append(f"{tab.path}: its main thread worked {busy:.0%} of the time")
         if size.strict and grew(one.nodes, other.nodes, NODES):
             found.wrong.append(f"{tab.path}: its nodes grew from {one.nodes} to {other.nodes}")
-        if not tab.live:
+        if not tab.comes_to(lambda tab=tab: tab.live):
             found.wrong.append(f"{tab.path}: it is not live")
-        if tab.path in MOVING and tab.text() == text:
+        if tab.path in MOVING and not tab.comes_to(lambda tab=tab, text=text: tab.text() != text):
             found.wrong.append(f"{tab.path}: nothing on it moved")
 
 
@@ -572,7 +584,7 @@ def settle(found: Found, tab: Tab, house: House) -> None:
         return all(f"{counts[one]:,}" in text for one in ("pending", "completed", "failed"))
 
     try:
-        until(shown, 20, "the counts")
+        until(shown, PATIENCE, "the counts")
     except (TimeoutError, Error) as error:
         told = json.dumps(house.client().get(f"/queues/{name}").json()["counts"])
         found.wrong.append(f"/admin does not show {told}: {error}")

@@ -132,7 +132,7 @@ class Siege:
                 await asyncio.sleep(self.draw.uniform(0, 0.3))
             finally:
                 victim.launch()  # from this thread: the kernel ends it with the thread that did
-            await asyncio.to_thread(services.until, victim.ready, 30, "started again")
+            await asyncio.to_thread(services.until, victim.ready, 90, "started again")
             self.kills += 1
 
     def _victim(self, what: str) -> Process:

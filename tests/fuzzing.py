@@ -159,7 +159,7 @@ def sender(
         if isinstance(case.body, dict) and "wait_seconds" in case.body:
             case.body["wait_seconds"] = 0
         findings.sent += 1
-        answer = case.call(base_url=house.url, session=line, timeout=30, allow_redirects=False)
+        answer = case.call(base_url=house.url, session=line, timeout=60, allow_redirects=False)
         if answer.status_code == 400 and answer.text == PARSER:
             return
         if answer.status_code in TOO_LARGE:

@@ -1,7 +1,8 @@
 """A running Filaviva to test against: one process on SQLite, or several on PostgreSQL."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -15,6 +16,9 @@ SECRET_KEY = "a-secret-key-of-tests-with-more-than-32-bytes"
 API = "/api/v1"
 CUSTOMER = "c-own"  # whose orders are the customer account's own
 ROLES = ("admin", "viewer", "producer", "worker", "customer")
+SECONDS = 60.0  # that an answer may take
+# The service closes a line on which nothing was asked for five seconds, whatever is on its way.
+LINES = httpx.Limits(keepalive_expiry=0.5)
 DISC = {"sku": "disc-001", "quantity": 2, "amount_cents": 1980}
 
 
@@ -37,7 +41,7 @@ class House:
         if role not in self._tokens:
             password = ADMIN_PASSWORD if role == "admin" else PASSWORD
             form = {"username": role, "password": password}
-            with httpx.Client(base_url=self.url + API, timeout=30) as bare:
+            with httpx.Client(base_url=self.url + API, timeout=SECONDS) as bare:
                 answer = bare.post("/auth/token", data=form)
             assert answer.status_code == 200, answer.text
             self._tokens[role] = answer.json()["access_token"]
@@ -50,7 +54,9 @@ class House:
         if key not in self._clients:
             headers = {"Authorization": f"Bearer {self.token(role)}"} if role else {}
             base = self.servers[number].url + API
-            self._clients[key] = httpx.Client(base_url=base, headers=headers, timeout=30)
+            self._clients[key] = httpx.Client(
+                base_url=base, headers=headers, timeout=SECONDS, limits=LINES
+            )
         return self._clients[key]
 
     def make_accounts(self) -> None:
@@ -88,6 +94,18 @@ class House:
     def close(self) -> None:
         for client in self._clients.values():
             client.close()
+
+
+def settled(call: Callable[[], httpx.Response]) -> httpx.Response:
+    """The first answer that says what happened. What two processes want at once may be told to
+    come again, when the one that has it is slow."""
+    deadline = time.monotonic() + SECONDS
+    while True:
+        answer = call()
+        again = answer.status_code == 503 or "idempotency_in_progress" in answer.text
+        if not again or time.monotonic() > deadline:
+            return answer
+        time.sleep(0.05)
 
 
 @contextmanager

@@ -48,7 +48,7 @@ class Ledger:
         path = f"{server.settings['DATA_DIR']}/filaviva.db"
 
         def sql(statement: str) -> list[str]:
-            with closing(sqlite3.connect(path, timeout=10)) as database, database:
+            with closing(sqlite3.connect(path, timeout=30)) as database, database:
                 return ["|".join(map(str, row)) for row in database.execute(statement)]
 
         return cls(sql, "json_extract(data, '$.version')")

@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.services import ROOT, Missing, wheel
 
 FOLDER = ROOT / "tests" / "clients"
-INSTALL_SECONDS = 60.0
+INSTALL_SECONDS = 100.0
 AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"  # Debian's, as pip and curl know them
 
 

@@ -7,13 +7,14 @@ Execute, Query) and what is answered. All other connections pass through unread.
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
 WRITER = b"application_name\0filaviva-writer\0"
 PROTOCOL_3 = 196_608
-SPRING_SECONDS = 20.0
+SPRING_SECONDS = 60.0
 
 
 class Place(Enum):
@@ -34,6 +35,7 @@ class Trap:
     needle: str
     place: "Place"
     cut: bool
+    armed: float = field(default_factory=time.monotonic)
     _sprung: threading.Event = field(default_factory=threading.Event)
     _released: threading.Event = field(default_factory=threading.Event)
 

@@ -26,8 +26,8 @@ from typing import Self, TypeVar
 from tests.forks import Fork, end_with_parent
 
 ROOT = Path(__file__).resolve().parent.parent
-START_SECONDS = 30.0
-STOP_SECONDS = 15.0
+START_SECONDS = 60.0
+STOP_SECONDS = 30.0
 
 T = TypeVar("T")
 
@@ -37,20 +37,32 @@ class Missing(Exception):
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port of 127.0.0.1 on which nobody listens.
+
+    On Linux it stays ours, for who begins to listen later and again: what only binds it keeps
+    it from whoever asks for any port, and not from who asks for this one (SO_REUSEADDR).
+    """
+    probe = socket.socket()
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    probe.bind(("127.0.0.1", 0))
+    port = int(probe.getsockname()[1])
+    if sys.platform == "linux":
+        probe.detach()  # open to the end of this process
+    else:
+        probe.close()
+    return port
 
 
-def until(probe: Callable[[], T], seconds: float, what: str) -> T:
+def until(probe: Callable[[], T | None], seconds: float, what: str) -> T:
     """The first true answer of `probe`. Raises TimeoutError with `what` after `seconds`."""
     deadline = time.monotonic() + seconds
-    while not (answer := probe()):
-        if time.monotonic() > deadline:
+    while True:
+        late = time.monotonic() > deadline  # before it is asked: the last answer counts
+        if answer := probe():
+            return answer
+        if late:
             raise TimeoutError(f"{what}: not within {seconds:g} s")
         time.sleep(0.01)
-    return answer
 
 
 # --- a process ------------------------------------------------------------------------
@@ -340,7 +352,7 @@ class RedisServer(Process):
 
     def ready(self) -> bool:
         try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as line:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=10) as line:
                 line.sendall(b"PING\r\n")
                 return line.recv(16).startswith(b"+PONG")
         except OSError:
@@ -415,7 +427,7 @@ class Server(Process):
         """The status of a GET; None when nobody answers."""
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            with direct.open(self.url + path, timeout=2) as answer:
+            with direct.open(self.url + path, timeout=30) as answer:
                 return int(answer.status)
         except urllib.error.HTTPError as error:
             with error:

@@ -253,7 +253,7 @@ async def struck(house: House, url: str, draw: random.Random, regulars: Sequence
         looks = (asyncio.to_thread(halves, url, one, skus, untold) for one in regulars)
         return [fault for found in await asyncio.gather(*looks) for fault in found]
 
-    async with asyncio.TaskGroup() as buying, asyncio.timeout(60):
+    async with asyncio.TaskGroup() as buying, asyncio.timeout(100):
         for one in regulars:
             buying.create_task(one.run(skus, over))
         await bought(regulars)

@@ -13,7 +13,7 @@ from tests.house import API, PASSWORD, House
 from tests.routes import routes
 from tests.test_roles import ADMIN, TABLE, short
 from tests.test_track_page import opened
-from tests.visits import visit
+from tests.visits import FASTER, visit
 
 pytestmark = pytest.mark.browser
 
@@ -71,8 +71,8 @@ def test_an_account_from_its_first_to_its_last_day(home: House, browser: Browser
     the audit log tells all of it and no password."""
     name = f"member-{next(NUMBERS)}"
     with (
-        visit(browser, home, "/admin/accounts", errors="401") as page,
-        opened(browser, f"{home.url}/login", errors="401") as other,
+        visit(browser, home, "/admin/accounts", errors="401", before=FASTER) as page,
+        opened(browser, f"{home.url}/login", errors="401", before=FASTER) as other,
     ):
         page.get_by_text("New account").click()
         form = page.locator("#create")
@@ -154,7 +154,7 @@ def test_an_account_is_made_by_keyboard_alone(home: House, browser: Browser) -> 
         page.keyboard.press("Enter")
         expect(outcome(page.locator("#revoke"))).to_contain_text("are ending")
     body = {"username": name, "password": PASSWORD}
-    good(httpx.post(f"{home.url}{API}/auth/token", data=body))
+    good(home.client(None).post("/auth/token", data=body))
 
 
 def test_what_is_refused_is_said_at_its_field(home: House, browser: Browser) -> None:
@@ -204,7 +204,7 @@ def test_a_password_is_set_for_somebody(home: House, browser: Browser) -> None:
         assert fresh not in page.content()
     for password, status in ((fresh, 200), (PASSWORD, 401)):
         body = {"username": name, "password": password}
-        assert httpx.post(f"{home.url}{API}/auth/token", data=body).status_code == status
+        assert home.client(None).post("/auth/token", data=body).status_code == status
 
 
 def test_ones_own_sign_ins_end_with_the_page(home: House, browser: Browser) -> None:
@@ -248,7 +248,7 @@ def test_a_ticket_is_shown_once_and_ended(home: House, browser: Browser) -> None
     history = f"{home.url}{API}/events/history"
 
     def status(ticket: str) -> int:
-        return httpx.get(history, params={"ticket": ticket}).status_code
+        return httpx.get(history, params={"ticket": ticket}, timeout=30).status_code
 
     with visit(browser, home, "/admin/accounts", errors="404") as page:
         page.get_by_text("New ticket").click()
@@ -367,7 +367,7 @@ def test_new_lines_appear_while_one_is_read(home: House, browser: Browser) -> No
     body = {"description": HOSTILE * 10}
     good(home.client().patch(f"/queues/{queue}", json=body))
     stored(home, f"UPDATE actions SET status = NULL WHERE target = '{queue}' AND status = 201")
-    with visit(browser, home, f"/admin/audit?target={queue}") as page:
+    with visit(browser, home, f"/admin/audit?target={queue}", before=FASTER) as page:
         rows = page.locator("#rows tr")
         expect(rows.last).to_contain_text("Not known")
         rows.first.get_by_text("Show").click()
@@ -381,7 +381,7 @@ def test_new_lines_appear_while_one_is_read(home: House, browser: Browser) -> No
 
 def test_the_log_outlives_an_outage(home: House, browser: Browser) -> None:
     """While nobody answers what is there stays, said to be old; it goes on by itself."""
-    with visit(browser, home, "/admin/audit", errors="Failed to load") as page:
+    with visit(browser, home, "/admin/audit", errors="Failed to load", before=FASTER) as page:
         ready(page)
         pattern = "**/api/v1/audit**"
 

@@ -20,7 +20,7 @@ import hub
 from auth import parse_topic
 from errors import Invalid
 from instants import stamp
-from tests.answers import good, problem
+from tests.answers import good, problem, stored
 from tests.frames import DOCUMENT
 from tests.house import API, CUSTOMER, House
 from tests.live import PUBLIC_URL, ticket, watch
@@ -167,7 +167,7 @@ class Story:
         good(self.house.client().post(path, json={"quantity": quantity}))
 
     def settle(self, verb: str, queue: str, **body: Any) -> None:
-        (message,) = until(lambda: self.house.claim(queue), 5, "a message")
+        (message,) = until(lambda: self.house.claim(queue), 30, "a message")
         good(self.house.settle(verb, message, **body))
 
     def orders(self) -> None:
@@ -183,8 +183,9 @@ class Story:
         self.settle("ack", self.queue)
         self.house.post(self.queue)
         self.settle("nack", self.queue, error="no", retry=False)
-        soon = stamp(time.time_ns() // 1_000_000 + 1000)
-        self.house.post(self.queue, delay_seconds=1000, expires_at=soon)
+        late = stamp(time.time_ns() // 1_000_000 + 3_600_000)
+        order = self.house.post(self.queue, delay_seconds=1000, expires_at=late)["id"]
+        stored(self.house, f"UPDATE messages SET expires_at = created_at WHERE id = '{order}'")
         self.streams["queue"].first("order.expired")
 
     def stock(self) -> None:
@@ -235,7 +236,7 @@ def test_every_message_comes_and_what_comes_is_there(house: House) -> None:
 
 def arrive(stream: Stream, wanted: set[str]) -> None:
     try:
-        stream.wait(lambda one: wanted <= names(one), 5, "all of them")
+        stream.wait(lambda one: wanted <= names(one), 30, "all of them")
     except TimeoutError:
         assert wanted <= names(stream)
 

@@ -66,7 +66,7 @@ class CountingHasher(Argon2Hasher):
             self.running += 1
             self.most = max(self.most, self.running)
             self.verified.append(str(hash))
-        self.gate.wait(10)
+        self.gate.wait(60)
         with self._lock:
             self.running -= 1
         return super().verify(password, hash)
@@ -126,7 +126,7 @@ async def test_a_burst_of_sign_ins_is_bounded(hasher: CountingHasher) -> None:
         asyncio.create_task(auth.verify_password("correct horse battery", stored))
         for _ in range(70)
     ]
-    await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED, timeout=10)
+    await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED, timeout=60)
     hasher.gate.set()
     answers = await asyncio.gather(*calls, return_exceptions=True)
     refused = [answer for answer in answers if isinstance(answer, errors.Overloaded)]

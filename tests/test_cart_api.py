@@ -352,5 +352,5 @@ def test_nobody_without_a_customer_id_has_a_cart(house: House) -> None:
     for method, path, content in calls:
         problem(house.client().request(method, path, json=content), 403, "forbidden")
         url = f"{house.url}{API}{path}"
-        answer = httpx.request(method, url, json=content, headers=bare)
+        answer = httpx.request(method, url, json=content, headers=bare, timeout=60)
         problem(answer, 403, "forbidden")

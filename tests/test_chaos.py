@@ -39,7 +39,7 @@ def test_a_line_cut_at_the_commit_does_it_once(found: Pair, verb: str, committed
     ],
 )
 def test_a_frozen_process_does_not_stop_the_others(found: Pair, what: str, place: Place) -> None:
-    """Frozen with the head, a message, a key or a product: the others answer within 5 s.
+    """Frozen with the head, a message, a key or a product: the others answer all the same.
 
     Stopped half-way through a request its backend is `active`: no timeout of PostgreSQL
     ends that, only the other processes do.
@@ -59,7 +59,7 @@ def test_killed_processes_lose_and_double_nothing(found: Pair) -> None:
             assert found.ledger.sql(chaos.DIFFERING) == ["0"]
         chaos.killed(load, found.redis, draw)
         assert load.finish() == []
-    assert len(load.posted) > 50
+    assert len(load.posted) >= 4 * chaos.POSTS
     assert tallies.wrong(found.ledger.sql) == []
 
 
@@ -72,7 +72,7 @@ def test_a_killed_process_on_sqlite_loses_and_doubles_nothing() -> None:
             for _ in range(2):
                 chaos.killed(load, server, draw)
             assert load.finish() == []
-        assert len(load.posted) > 5
+        assert len(load.posted) >= 2 * chaos.POSTS
         assert tallies.wrong(Ledger.sqlite(server).sql) == []
 
 
@@ -83,4 +83,4 @@ def test_a_key_posted_many_times_at_once_is_one_message(found: Pair) -> None:
 
 def test_a_receipt_is_worth_nothing_once_another_has_claimed(found: Pair) -> None:
     """Workers who slept through their leases are refused; nothing is completed twice."""
-    assert chaos.stale(found, workers=6, rounds=1, draw=random.Random(7)) == []
+    assert chaos.stale(found, workers=6, rounds=1, draw=random.Random(7), leases=30) == []

@@ -40,6 +40,7 @@ from tests.sse import Stream
 
 COMMANDS = ("serve", "migrate", "config", "token", "doctor", "audit", "import", "demo")
 SECONDS = 60.0
+CUT_OFF = "timeout graceful shutdown exceeded"  # uvicorn's words
 NOBODY = "postgres://u:hidden-password@127.0.0.1:1/none"
 
 
@@ -226,13 +227,13 @@ def patient(request: pytest.FixtureRequest) -> Iterator[Patient]:
 
 
 def execute(path: Path, sql: str) -> None:
-    with closing(sqlite3.connect(path, timeout=10)) as database, database:
+    with closing(sqlite3.connect(path, timeout=30)) as database, database:
         database.executescript(sql)
 
 
 def fill(server: Server) -> None:
     """A few purchases, one of them done."""
-    with httpx.Client(base_url=server.url + API, timeout=30) as http:
+    with httpx.Client(base_url=server.url + API, timeout=SECONDS) as http:
         form = {"username": "admin", "password": ADMIN_PASSWORD}
         token = http.post("/auth/token", data=form).json()["access_token"]
         http.headers["Authorization"] = f"Bearer {token}"
@@ -316,15 +317,22 @@ def test_doctor_without_a_database(tmp_path: Path) -> None:
 def test_doctor_without_redis(tmp_path: Path, redis_server: RedisServer) -> None:
     """Redis that is away is worth a look and no failure: nothing depends on it."""
     assert run(tmp_path, "migrate").status == 0
-    there = run(tmp_path, "doctor", REDIS_URL=redis_server.url)
-    away = run(tmp_path, "doctor", REDIS_URL="redis://127.0.0.1:1/0")
+
+    def doctor_says(url: str, text: str) -> Done | None:
+        """It waits for Redis for 2 s: on a slow machine it may have to be asked again."""
+        done = run(tmp_path, "doctor", REDIS_URL=url)
+        return done if re.search(f"^{text}", done.out, re.MULTILINE) else None
+
+    there = until(
+        lambda: doctor_says(redis_server.url, "ok    redis      answers"), SECONDS, "it answers"
+    )
+    away = doctor_says("redis://127.0.0.1:1/0", "warn  redis      it does not answer")
     with Relay(redis_server.port) as relay:
         relay.lost = b"message"
-        lying = run(tmp_path, "doctor", REDIS_URL=f"redis://127.0.0.1:{relay.port}/0")
+        url, text = f"redis://127.0.0.1:{relay.port}/0", "warn  redis      .+ does not carry"
+        lying = until(lambda: doctor_says(url, text), SECONDS, "it does not carry")
+    assert away is not None
     assert (there.status, away.status, lying.status) == (0, 0, 0)
-    assert re.search("^warn  redis      .+ does not carry", lying.out, re.MULTILINE)
-    assert "ok    redis      answers" in there.out
-    assert "warn  redis      it does not answer" in away.out
 
 
 def test_doctor_makes_nothing(tmp_path: Path) -> None:
@@ -406,7 +414,7 @@ def by_bash(lines: list[str], folder: Path, last: str, **more: str) -> str:
     script = folder / "lines.sh"
     script.write_text("\n".join(lines))
     with subprocess.Popen(
-        ["timeout", "30", "bash", str(script)],
+        ["timeout", "60", "bash", str(script)],
         env={"PATH": os.environ["PATH"], "HOME": str(folder), **more},
         cwd=folder,
         stdout=subprocess.PIPE,
@@ -568,7 +576,7 @@ def test_a_refusal_stands_in_the_log_file_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_told_to_stop_it_ends(number: signal.Signals, start_server: Callable[..., Server]) -> None:
-    """It says goodbye to its streams and ends with status 0, long before the grace period."""
+    """It says goodbye to its streams and ends with status 0, before the grace period does."""
     server = start_server(ADMIN_PASSWORD=ADMIN_PASSWORD)
     token = beside(server, "token", "admin").out.strip()
     header = {"Authorization": f"Bearer {token}"}
@@ -576,7 +584,8 @@ def test_told_to_stop_it_ends(number: signal.Signals, start_server: Callable[...
         stream.first("hello")
         server.kill(number)
         assert stream.first("goodbye").json["reason"] == "shutdown"
-    assert server.wait(cli.GRACE_SECONDS / 2) == 0
+    assert server.wait(SECONDS) == 0
+    assert CUT_OFF not in server.log
 
 
 def test_told_to_stop_while_a_worker_waits(start_server: Callable[..., Server]) -> None:
@@ -593,9 +602,11 @@ def test_told_to_stop_while_a_worker_waits(start_server: Callable[..., Server]) 
     worker = threading.Thread(target=wait)
     worker.start()
     queue = f"{server.url}{API}/queues/orders"
-    until(lambda: httpx.get(queue, headers=header).json()["last_claim_at"], SECONDS, "a claim")
+    with httpx.Client(headers=header, timeout=SECONDS) as client:
+        until(lambda: client.get(queue).json()["last_claim_at"], SECONDS, "a claim")
     server.kill(signal.SIGTERM)
-    assert server.wait(cli.GRACE_SECONDS / 2) == 0
+    assert server.wait(SECONDS) == 0
+    assert CUT_OFF not in server.log
     worker.join(SECONDS)
     assert [(one.status_code, one.json()) for one in answers] == [(200, {"messages": []})]
     assert "Traceback" not in server.log
@@ -615,7 +626,7 @@ def test_told_to_stop_while_it_opens(tmp_path: Path) -> None:
         ) as service:
             until(lambda: holds(service.pid, Path(lock.name)), SECONDS, "the start")
             service.terminate()
-            assert service.wait(cli.GRACE_SECONDS) == 0
+            assert service.wait(SECONDS) == 0
             assert service.stderr is not None
             assert b"Traceback" not in service.stderr.read()
 

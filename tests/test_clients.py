@@ -40,7 +40,7 @@ from tests.sse import CONTROL
 KILLED, RESTARTED = 200, 100  # purchases in the burst in which it is killed, and restarted
 FACT = "order.created"
 NAMES = sorted({*CONTROL, FACT})
-SECONDS = 30.0  # for all clients to read what is there: the last comes back after five
+SECONDS = 90.0  # for all clients to read what is there: the last comes back after five
 
 # Which program in tests/clients reads with which client, or which call in a page.
 NODE = {
@@ -63,7 +63,7 @@ ON_POSTGRES = "Chromium"
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.slow,
-    pytest.mark.timeout(300),  # nearly all of it happens before the first test
+    pytest.mark.timeout(600),  # nearly all of it happens before the first test
 ]
 
 
@@ -279,7 +279,7 @@ def places(starter: Starter, postgres_server: Postgres) -> Iterator[dict[str, Pl
         for place in found.values():
             wait_for(place.clients, "hello")
         burst(found.values(), KILLED, Server.kill)
-        burst(found.values(), RESTARTED, Server.stop)
+        burst(found.values(), RESTARTED, lambda server: server.stop(60))
         yield found
     postgres_server.drop(name)
 

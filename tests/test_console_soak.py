@@ -27,6 +27,6 @@ def test_every_page_is_live_beside_each_other(house: House) -> None:
     found = console.run(house, size, random.Random(7))
     print("\n".join(found.told))
     assert found.wrong == []
-    assert (found.pages, found.visits > 0, found.events > 20) == (len(console.SECTIONS), True, True)
+    assert (found.pages, found.visits > 0, found.events > 0) == (len(console.SECTIONS), True, True)
     ledger = Ledger.sqlite(house.servers[0])
     assert ledger.counted() == ledger.kept()

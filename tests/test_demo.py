@@ -146,7 +146,7 @@ def against(stage: Stage, purchases: int, *more: str) -> tuple[int, str, str]:
 @contextmanager
 def signed_in(server: Server) -> Iterator[httpx.Client]:
     form = {"username": "admin", "password": PASSWORD}
-    with httpx.Client(base_url=server.url + API, timeout=30) as http:
+    with httpx.Client(base_url=server.url + API, timeout=60) as http:
         token = http.post("/auth/token", data=form).json()["access_token"]
         http.headers["Authorization"] = f"Bearer {token}"
         yield http
@@ -169,7 +169,7 @@ def test_the_books_agree(stage: Stage) -> None:
     assert stage.ledger.faults() == []
     link = re.search(r"Follow the first order: (\S+)$", said, re.MULTILINE)
     assert link is not None
-    assert httpx.get(link[1]).status_code == 200
+    assert httpx.get(link[1], timeout=60).status_code == 200
 
 
 def test_another_seed_is_other_purchases(stage: Stage) -> None:

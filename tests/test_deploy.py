@@ -20,7 +20,7 @@ import yaml
 import cli
 import config
 from tests.conftest import absent
-from tests.services import ROOT, Server
+from tests.services import ROOT, Server, until
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
 APPS = ("app-1", "app-2")
@@ -174,7 +174,7 @@ class Contained(Server):
             env={"FILAVIVA_PORT": str(self.port), "HTTP_PROXY": "http://127.0.0.1:9"},
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=60,
         )
 
 
@@ -206,8 +206,10 @@ def test_the_image_serves_as_an_unprivileged_user(image: Path) -> None:
     with Contained(image) as server:
         owner = Path(f"/proc/{server.pid}").stat().st_uid
         assert owner != 0
-        assert server.healthy().returncode == 0
-        assert json.loads(server.healthy().stdout)["checks"]["schema"] == "ok"
+        # It waits for 3 s; what looks after a container asks more often than once, too.
+        until(lambda: server.healthy().returncode == 0, 60, "healthy")
+        said = until(lambda: server.healthy().stdout, 60, "healthy")
+        assert json.loads(said)["checks"]["schema"] == "ok"
         assert server.stop() == 0
         assert server.healthy().returncode == 1
     kept = image / "data"

@@ -50,12 +50,12 @@ def test_nothing_is_nowhere(visited: House) -> None:
 def test_a_browser_that_is_nowhere_is_shown_a_page(visited: House) -> None:
     """Whoever mistypes an address reads it as a page; the API speaks JSON to browsers too."""
     browser = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
-    with httpx.Client(headers=browser) as client:
+    with httpx.Client(headers=browser, timeout=30) as client:
         lost = client.get(f"{visited.url}/x")
         assert (lost.status_code, lost.headers["vary"]) == (404, "Accept, Origin")
         assert lost.headers["content-type"] == "text/html; charset=utf-8"
         problem(client.get(f"{visited.url}/api/v1/nothing"), 404, "not_found")
-    other = httpx.get(f"{visited.url}/x")
+    other = httpx.get(f"{visited.url}/x", timeout=30)
     problem(other, 404, "not_found")
     assert other.headers["vary"] == "Accept, Origin"
 
@@ -209,7 +209,8 @@ def test_json_may_say_its_charset(house: House) -> None:
         "application/json;charset=UTF-8",
         'application/json ; charset="utf-8"',
     ):
-        answer = httpx.post(path, content=content, headers={**headers, "Content-Type": kind})
+        typed = {**headers, "Content-Type": kind}
+        answer = httpx.post(path, content=content, headers=typed, timeout=30)
         good(answer, 201)
 
 

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from tests.answers import good, parameters, problem, stored
-from tests.house import API, House
+from tests.house import API, LINES, House
 from tests.live import PUBLIC_URL, watch
 from tests.sse import Stream
 from tests.test_customers_api import customer, fresh, signed_in
@@ -70,7 +70,7 @@ def arrive(stream: Stream, *skus: str) -> None:
     def found(one: Stream) -> list[str]:
         return [sku for kind, sku in told(one) if kind == "stock.changed"]
 
-    stream.wait(lambda one: len(found(one)) >= len(skus), 10, f"stock of {skus}")
+    stream.wait(lambda one: len(found(one)) >= len(skus), 30, f"stock of {skus}")
     assert found(stream) == list(skus)
 
 
@@ -209,7 +209,7 @@ def test_a_resumed_stream_goes_on_over_a_change(own: Own) -> None:
     receive(own.house, b)
     with own.watch(cursor=cursor) as stream:
         changed, restocked = ("stock.changed", b), ("stock.replenished", b)
-        stream.wait(lambda one: told(one).count(changed) == 2, 10, "both deliveries")
+        stream.wait(lambda one: told(one).count(changed) == 2, 30, "both deliveries")
         wanted = [("favourites.changed", b), changed, restocked, ("favourites.changed", a), changed]
         assert told(stream) == wanted
 
@@ -222,7 +222,7 @@ def test_a_ticket_stands_for_its_owners_favourites(own: Own) -> None:
     problem(own.house.client("producer").post("/events/tickets", json=body), 404, "not_found")
     named = {"topic": f"favourites:{own.id}"}
     assert parameters(own.client.get("/events/history", params=named)) == ["topic"]
-    with httpx.Client(base_url=own.house.url + API) as bearer:
+    with httpx.Client(base_url=own.house.url + API, timeout=30, limits=LINES) as bearer:
         for query in ({}, {"topic": "favourites"}):
             with watch(own.house, *query.values(), role=None, ticket=ticket) as stream:
                 stream.first("hello")

@@ -2,13 +2,13 @@
 
 import base64
 import json
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 
+from bench.load import cpu_seconds
 from tests.answers import NOWHERE, good
 from tests.fuzzing import SLOW, fuzz
 from tests.house import API, House, running
@@ -102,9 +102,9 @@ def tokens_from_hell() -> list[bytes]:
 
 @pytest.mark.parametrize("token", tokens_from_hell(), ids=lambda token: repr(token[:20]))
 def test_a_token_from_hell_is_nobodys(target: House, token: bytes) -> None:
-    """As bearer, cookie or ticket: 401, soon, whatever it is made of."""
-    nobody = target.client(None)
-    began = time.monotonic()
+    """As bearer, cookie or ticket: 401, without much work, whatever it is made of."""
+    nobody, process = target.client(None), target.servers[0].pid
+    before = cpu_seconds(process)
     answers = [
         nobody.get("/auth/me", headers=[(b"Authorization", b"Bearer " + token)]),
         nobody.get("/auth/me", headers=[(b"Cookie", b"fv_session=" + token)]),
@@ -118,7 +118,7 @@ def test_a_token_from_hell_is_nobodys(target: House, token: bytes) -> None:
             nobody.get("/events/history", params={"ticket": token}),
         ]
     assert [answer.status_code for answer in answers] == [401] * len(answers)
-    assert time.monotonic() - began < 5
+    assert cpu_seconds(process) - before < 5
 
 
 def test_ten_megabytes_are_refused(target: House) -> None:
@@ -128,7 +128,7 @@ def test_ten_megabytes_are_refused(target: House) -> None:
         if not route.body:
             continue
         [kind] = list(route.body)[:1]
-        with httpx.Client(timeout=30) as line:
+        with httpx.Client(timeout=60) as line:
             headers = {"Content-Type": kind, "Authorization": f"Bearer {target.token(route.role)}"}
             try:
                 answer = line.request(
@@ -170,7 +170,7 @@ EVIL: list[bytes] = [
 def shot(target: House, route: Route, body: bytes, queue: str) -> httpx.Response:
     path = route.path.replace("/queues/orders", f"/queues/{queue}")
     return target.client().request(
-        route.method, target.url + path, content=body, headers=JSON, timeout=20
+        route.method, target.url + path, content=body, headers=JSON, timeout=60
     )
 
 

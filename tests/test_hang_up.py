@@ -24,6 +24,6 @@ def test_a_caller_who_leaves_in_the_middle_of_a_body_is_no_failure(
         seen = house.client().get(f"{server.url}/metrics").text
         return 'method="POST",route="/api/v1/queues/{name}/messages",status="499"' in seen
 
-    until(counted, 5, "the hang-up in the metrics")
+    until(counted, 30, "the hang-up in the metrics")
     assert "a request failed" not in server.log
     house.close()

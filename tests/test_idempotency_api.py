@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from tests.answers import good, pointers, problem
-from tests.house import CUSTOMER, DISC, PASSWORD, House
+from tests.house import CUSTOMER, DISC, PASSWORD, House, settled
 
 BODY: dict[str, Any] = {"customer": CUSTOMER, "items": [DISC]}
 
@@ -170,7 +170,8 @@ def test_copies_at_once_in_two_processes_are_one(twins: House) -> None:
         headers = {"Idempotency-Key": f"k-{round_}"}
 
         def send(line: httpx.Client, headers: dict[str, str] = headers) -> httpx.Response:
-            return line.post(f"/queues/{queue}/messages", json=BODY, headers=headers)
+            path = f"/queues/{queue}/messages"
+            return settled(lambda: line.post(path, json=BODY, headers=headers))
 
         with ThreadPoolExecutor(6) as pool:
             answers = list(pool.map(send, lines * 3))

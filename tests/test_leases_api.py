@@ -2,7 +2,7 @@
 
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 from uuid import uuid4
 
@@ -37,8 +37,28 @@ def reaped(house: House, number: int) -> list[dict[str, Any]]:
     def back(one: dict[str, Any]) -> bool:
         return good(house.client().get(f"/messages/{one['id']}"))["status"] == "pending"
 
-    until(lambda: all(map(back, found)), 10, "the leases ran out")
+    until(lambda: all(map(back, found)), 60, "the leases ran out")
     return found
+
+
+def waiting(
+    house: House, pool: ThreadPoolExecutor, queue: str, worker: httpx.Client, **headers: str
+) -> Future[httpx.Response]:
+    """A claim that waits for 20 s; the one process has looked at it."""
+    sent = threading.Event()
+
+    def trace(step: str, _: Any) -> None:
+        if step == "http11.send_request_body.complete":
+            sent.set()
+
+    def claim() -> httpx.Response:
+        path, body, told = f"/queues/{queue}/claim", {"wait_seconds": 20}, {"trace": trace}
+        return worker.post(path, json=body, headers=headers, extensions=told)
+
+    asked = pool.submit(claim)
+    assert sent.wait(60)
+    assert house.claim(queue) == []  # asked after it, and answered
+    return asked
 
 
 # --- claiming -------------------------------------------------------------------------
@@ -108,21 +128,13 @@ def test_claims_come_in_order(house: House) -> None:
 def test_a_waiting_claim_is_woken_by_a_post(house: House) -> None:
     """wait_seconds: the answer comes when there is something, and not only at the end."""
     queue = house.queue()
-    worker = house.client("worker")
-    found: list[Any] = []
-
-    def wait() -> None:
-        answer = worker.post(f"/queues/{queue}/claim", json={"wait_seconds": 20})
-        found.extend(good(answer)["messages"])
-
-    waiter = threading.Thread(target=wait)
-    waiter.start()
-    house.claim(queue)  # the wait has had its time to arrive
-    began = time.monotonic()
-    posted = house.post(queue)
-    waiter.join(15)
+    with ThreadPoolExecutor(1) as pool:
+        asked = waiting(house, pool, queue, house.client("worker"))
+        began = time.monotonic()
+        posted = house.post(queue)
+        found = good(asked.result(60))["messages"]
     assert [one["id"] for one in found] == [posted["id"]]
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 15
 
 
 def test_who_ends_while_he_waits_is_given_nothing(house: House) -> None:
@@ -132,18 +144,12 @@ def test_who_ends_while_he_waits_is_given_nothing(house: House) -> None:
     good(house.client().post("/accounts", json=account), 201)
     form = {"username": name, "password": PASSWORD}
     token = good(house.client(None).post("/auth/token", data=form))["access_token"]
-    own = {"Authorization": f"Bearer {token}"}
-
-    def wait() -> httpx.Response:
-        claim = {"wait_seconds": 20}
-        return house.client(None).post(f"/queues/{queue}/claim", json=claim, headers=own)
-
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(wait)
-        house.claim(queue)  # the wait has had its time to arrive
+        nobody = house.client(None)
+        asked = waiting(house, pool, queue, nobody, Authorization=f"Bearer {token}")
         good(house.client().patch(f"/accounts/{name}", json={"active": False}))
         posted = house.post(queue)
-        problem(waiting.result(15), 401, "unauthenticated")
+        problem(asked.result(60), 401, "unauthenticated")
     (message,) = house.claim(queue)
     assert (message["id"], message["attempts"], message["lost_leases"]) == (posted["id"], 0, 0)
 
@@ -153,7 +159,7 @@ def test_an_empty_queue_answers_after_the_wait(house: House) -> None:
     queue = house.queue()
     began = time.monotonic()
     assert house.claim(queue, wait_seconds=1) == []
-    assert 1 <= time.monotonic() - began < 5
+    assert 1 <= time.monotonic() - began < 15  # the longest wait there is takes 20
 
 
 def test_nobody_gets_what_another_has(house: House) -> None:
@@ -215,7 +221,7 @@ def test_a_release_counts_nothing(house: House) -> None:
 
 def test_an_extended_lease_is_counted_from_now(house: House) -> None:
     """extend answers the new end and whether a cancel was asked; it may also shorten."""
-    one = leased(house, lease_seconds=1)
+    one = leased(house, lease_seconds=600)
     longer = good(house.settle("extend", one, lease_seconds=43_200))
     assert longer.keys() == {"lease_expires_at", "cancel_requested"}
     assert longer["cancel_requested"] is False
@@ -300,7 +306,7 @@ def test_the_last_lost_lease_fails_the_message(house: House) -> None:
     """Lost lease number max_lost_leases makes it a dead letter, with a reason to read."""
     one = leased(house, lease_seconds=1, max_lost_leases=1)
     path = f"/messages/{one['id']}"
-    until(lambda: good(house.client().get(path))["status"] == "failed", 10, "the lease ran out")
+    until(lambda: good(house.client().get(path))["status"] == "failed", 60, "the lease ran out")
     found = good(house.client().get(path))
     assert (found["lost_leases"], found["attempts"]) == (1, 0)
     assert found["last_error"]
@@ -340,14 +346,15 @@ def test_a_forward_to_nowhere_keeps_the_lease(house: House) -> None:
 
 
 def test_a_row_that_nobody_can_read_holds_nobody_up(house: House) -> None:
-    """One command that falls is answered 500 at once; the writer goes on with the others."""
+    """One command that falls is answered 500 at once; the writer goes on with the others.
+
+    Not at once would be 503, when it has been tried to the end of its time.
+    """
     broken, sound = house.queue(), house.queue()
     posted = house.post(broken)
     stored(house, f"UPDATE messages SET items = 'no json' WHERE id = '{posted['id']}'")
-    began = time.monotonic()
     problem(house.client("worker").post(f"/queues/{broken}/claim"), 500, "internal")
     house.post(sound)
     assert len(house.claim(sound)) == 1
-    assert time.monotonic() - began < 5
     stored(house, f"UPDATE messages SET items = '[]' WHERE id = '{posted['id']}'")
     assert len(house.claim(broken)) == 1

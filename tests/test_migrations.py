@@ -193,12 +193,12 @@ def start(url: str, *command: str) -> subprocess.Popen[str]:
 
 def run(url: str, *command: str) -> subprocess.CompletedProcess[str]:
     process = start(url, *command)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=90)
     return subprocess.CompletedProcess(command, process.returncode, output)
 
 
 def migrate(url: str) -> subprocess.CompletedProcess[str]:
-    done = forks.run(["migrate"], ROOT, environment(url), 60)
+    done = forks.run(["migrate"], ROOT, environment(url), 90)
     return subprocess.CompletedProcess(done.args, done.returncode, done.stdout + done.stderr)
 
 
@@ -326,7 +326,7 @@ def test_the_database_has_every_column_of_the_models(schema: str) -> None:
 def test_two_at_once_make_one_schema(empty: str) -> None:
     """Several `migrate` at the same moment all end well, and only one of them did it."""
     started = [start(empty, "cli.py", "migrate") for _ in range(2)]
-    outputs = [process.communicate(timeout=60)[0] for process in started]
+    outputs = [process.communicate(timeout=90)[0] for process in started]
     assert [process.returncode for process in started] == [0] * 2, outputs
     assert sum("applied" in output for output in outputs) == 1
     assert sum("up to date" in output for output in outputs) == 1
@@ -374,7 +374,7 @@ def test_production_refuses_a_schema_that_is_not_ready(
     refused = Server(DATABASE_URL=empty, ENVIRONMENT="production")
     try:
         refused.launch()
-        assert refused.wait(30) != 0
+        assert refused.wait(60) != 0
         assert "cli.py migrate" in refused.log
         assert "queues" not in tables(empty)
     finally:
@@ -390,7 +390,7 @@ def test_development_migrates_by_itself(empty: str, start_server: Callable[..., 
     assert server.status("/readyz") == 200
     assert versions(empty)
     execute(empty, "DELETE FROM aerich")
-    until(lambda: server.status("/readyz") == 503, 5, "an old schema is not ready")
+    until(lambda: server.status("/readyz") == 503, 60, "an old schema is not ready")
 
 
 # --- what a migration does with what is there -----------------------------------------

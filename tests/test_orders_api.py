@@ -74,7 +74,7 @@ def bearer(shop: House, name: str) -> httpx.Client:
     form = {"username": name, "password": PASSWORD}
     token = good(shop.client(None).post("/auth/token", data=form))["access_token"]
     headers = {"Authorization": f"Bearer {token}"}
-    return httpx.Client(base_url=shop.url + API, headers=headers, timeout=30)
+    return httpx.Client(base_url=shop.url + API, headers=headers, timeout=60)
 
 
 def claimed(shop: House, order: str) -> dict[str, Any]:
@@ -165,7 +165,9 @@ def test_copies_in_one_batch_make_one_order(shop: House) -> None:
     }
 
     async def both() -> list[httpx.Response]:
-        async with httpx.AsyncClient(base_url=shop.url + API, headers=headers) as client:
+        async with httpx.AsyncClient(
+            base_url=shop.url + API, headers=headers, timeout=60
+        ) as client:
             return await asyncio.gather(*(client.post("/orders", json=body) for _ in range(8)))
 
     answers = asyncio.run(both())

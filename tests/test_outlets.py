@@ -30,7 +30,7 @@ ME = Owner(None, "192.0.2.1")
 @contextmanager
 def line(house: House) -> Iterator[socket.socket]:
     server = house.servers[0]
-    with socket.create_connection(("127.0.0.1", server.port), 10) as found:
+    with socket.create_connection(("127.0.0.1", server.port), 30) as found:
         yield found
 
 
@@ -93,7 +93,7 @@ class Plain(Server):
 
 def open_streams(server: Server, token: str) -> int:
     """As the metrics tell."""
-    with socket.create_connection(("127.0.0.1", server.port), 10) as found:
+    with socket.create_connection(("127.0.0.1", server.port), 30) as found:
         lines = f"GET /metrics HTTP/1.0\r\nAuthorization: Bearer {token}\r\n\r\n"
         found.sendall(lines.encode())
         (said,) = [x for x in read(found, b"").split(b"\n") if x.startswith(b"filaviva_streams_o")]
@@ -105,7 +105,7 @@ def test_another_server_serves_streams_too() -> None:
     settings = {"SECRET_KEY": SECRET_KEY, "PUBLIC_URL": PUBLIC_URL, "METRICS_TOKEN": "m" * 20}
     with Plain(**settings, RATE_LIMITS="off", ADMIN_PASSWORD="a-password-of-tests") as server:
         text, other_text = (
-            forged_ticket([topic], 300, owner="admin") for topic in ("queue:orders", "queues")
+            forged_ticket([topic], 3600, owner="admin") for topic in ("queue:orders", "queues")
         )
         form = "username=admin&password=a-password-of-tests"
         token = post(server, "/auth/token", form, "application/x-www-form-urlencoded")
@@ -123,13 +123,13 @@ def test_another_server_serves_streams_too() -> None:
             post(server, "/queues/orders/messages", body, "application/json", bearer)
             assert stream.first("order.created").json["subject"]
             assert open_streams(server, "m" * 20) == 1
-        until(lambda: open_streams(server, "m" * 20) == 0, 10, "the stream is forgotten")
+        until(lambda: open_streams(server, "m" * 20) == 0, 30, "the stream is forgotten")
 
 
 def post(server: Server, path: str, body: str, kind: str, bearer: str = "") -> str:
     lines = [f"POST {API}{path} HTTP/1.0", f"Content-Type: {kind}", f"Content-Length: {len(body)}"]
     lines += [f"Authorization: Bearer {bearer}"] if bearer else []
-    with socket.create_connection(("127.0.0.1", server.port), 10) as found:
+    with socket.create_connection(("127.0.0.1", server.port), 30) as found:
         found.sendall("\r\n".join([*lines, "", body]).encode())
         answer = read(found, b"").decode()
     assert answer.split()[1] in ("200", "201", "204"), answer
@@ -194,12 +194,12 @@ def test_out_of_files_is_no_way_to_go() -> None:
     """Beyond what the process may open a stream is told to come back; all else works on."""
     given = {"SECRET_KEY": SECRET_KEY, "PUBLIC_URL": PUBLIC_URL, "RATE_LIMITS": "off"}
     with Poor(**given) as server:
-        text = forged_ticket(["queues"], 300, owner="admin", streams=100)
+        text = forged_ticket(["queues"], 3600, owner="admin", streams=100)
         streams = [Stream(server.url, ticket=text) for _ in range(25)]
-        words = [stream.wait(lambda one: one.blocks, 10, "a word")[0] for stream in streams]
+        words = [stream.wait(lambda one: one.blocks, 30, "a word")[0] for stream in streams]
         assert [word.event for word in words] == ["hello"] * 20 + ["goodbye"] * 5
         assert {word.json["reason"] for word in words[20:]} == {"overloaded"}
-        assert server.status("/readyz") == 200
+        until(server.ready, 30, "it is ready")
         for stream in streams:
             stream.close()
 
@@ -236,7 +236,7 @@ def test_those_who_come_back_read_no_database(postgres_server: Postgres) -> None
             for stream in streams:
                 assert [block.id for block in stream.events(8)] == ids[4:]
         postgres_server.sql(f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS true")
-        until(house.servers[0].ready, 10, "it serves again")
+        until(house.servers[0].ready, 30, "it serves again")
 
 
 def test_who_resumes_may_have_the_newest_alone(house: House) -> None:
@@ -257,21 +257,32 @@ def test_who_resumes_may_have_the_newest_alone(house: House) -> None:
     assert refused.status_code == 422
 
 
-def test_a_drain_is_announced_before_it_begins() -> None:
-    """Told to stop: first not ready, still serving; then goodbye to the streams; then the end."""
-    given = {"SECRET_KEY": SECRET_KEY, "PUBLIC_URL": PUBLIC_URL, "DRAIN_SECONDS": "1.5"}
-    with Server(**given) as server:
-        text = forged_ticket(["queues"], 300, owner="admin")
-        with Stream(server.url, ticket=text) as stream:
-            stream.first("hello")
-            began = time.monotonic()
-            server.kill(signal.SIGTERM)
-            until(lambda: server.status("/readyz") == 503, 1.2, "not ready")
+def drained(seconds: float) -> bool:
+    """False if it was over before all of it could be looked at."""
+    given = {"SECRET_KEY": SECRET_KEY, "PUBLIC_URL": PUBLIC_URL, "DRAIN_SECONDS": str(seconds)}
+    with Server(**given) as server, ExitStack() as stack:
+        text = forged_ticket(["queues"], 3600, owner="admin")
+        stream = stack.enter_context(Stream(server.url, ticket=text))
+        stream.first("hello")
+        began = time.monotonic()
+        server.kill(signal.SIGTERM)
+        try:
+            until(lambda: server.status("/readyz") == 503, seconds, "not ready")
             assert server.status("/livez") == 200
             assert not stream.over
-            with Stream(server.url, ticket=text) as late:
-                late.first("hello")
-                assert stream.end().json["reason"] == "shutdown"
-                assert time.monotonic() - began >= 1.4
-                assert late.end().json["reason"] == "shutdown"
-        assert server.wait() == 0
+            late = stack.enter_context(Stream(server.url, ticket=text))
+            late.first("hello")
+        except (AssertionError, OSError):
+            if time.monotonic() - began < seconds:
+                raise
+            return False
+        for one in (stream, late):
+            assert one.end().json["reason"] == "shutdown"
+            assert time.monotonic() - began >= seconds - 0.1
+        assert server.wait(30) == 0
+        return True
+
+
+def test_a_drain_is_announced_before_it_begins() -> None:
+    """Told to stop: first not ready, still serving; then goodbye to the streams; then the end."""
+    assert any(drained(seconds) for seconds in (1.5, 10, 60)), "the machine stalls each time"

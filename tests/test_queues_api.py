@@ -157,7 +157,7 @@ def test_the_last_claim_is_told(house: House) -> None:
     house.claim(name)
     path = f"/queues/{name}"
     found = until(
-        lambda: (q := good(house.client().get(path)))["last_claim_at"] and q, 10, "a claim told"
+        lambda: (q := good(house.client().get(path)))["last_claim_at"] and q, 60, "a claim told"
     )
     assert found["version"] == 1
 
@@ -337,7 +337,7 @@ def test_a_forced_delete_cancels_what_waits(house: House) -> None:
     def status(message: str) -> str:
         return good(admin.get(f"/messages/{message}"))["status"]
 
-    until(lambda: status(waiting["id"]) == "cancelled", 10, "the rest was cancelled")
+    until(lambda: status(waiting["id"]) == "cancelled", 60, "the rest was cancelled")
     assert good(house.settle("ack", acked))["status"] == "completed"
     assert good(house.settle("release", released))["status"] == "cancelled"
     assert parameters(admin.delete("/queues/x?force=yes")) == ["force"]

@@ -207,7 +207,7 @@ def in_all(house: House, queue: str) -> dict[str, Any]:
 
 
 def shown(house: House, queue: str, numbers: dict[str, int]) -> None:
-    until(lambda: sums(told(house, queue)) == numbers, 10, f"{queue}: {numbers}")
+    until(lambda: sums(told(house, queue)) == numbers, 60, f"{queue}: {numbers}")
 
 
 def lived(house: House, first: str, second: str) -> None:
@@ -296,7 +296,7 @@ def test_a_namesake_starts_empty(house: House) -> None:
     good(house.settle("ack", leased))
     house.post(name)
     cancelled = f"SELECT count(*) FROM events WHERE type = 'order.cancelled' AND queue = '{name}'"
-    until(lambda: stored(house, cancelled) == [(2,)], 10, "the end of the old queue")
+    until(lambda: stored(house, cancelled) == [(2,)], 60, "the end of the old queue")
     shown(house, name, {"entered": 1})
     assert tallies.wrong(looking_into(house)) == []
     assert sums(told(house, name)) == {"entered": 1}

@@ -22,9 +22,11 @@ from tests.services import ROOT, Process, until
 from tests.sse import Block, Stream
 from tests.test_nginx import CONF, nginx
 
+pytestmark = pytest.mark.timeout(300)  # nearly all of it happens before the first test
+
 # What programs take for the end of a line, and a stream does not.
 REFERENCE = "a\u2028b\u0085c"
-SECONDS = 30.0
+SECONDS = 90.0
 
 
 def recipe(title: str) -> str:

@@ -280,8 +280,10 @@ def test_roles_add_up(door: House) -> None:
     headers = {"Authorization": f"Bearer {token}"}
     own, other = door.post("orders")["id"], door.post("orders", customer="c-other")["id"]
 
+    url = door.url + API
+
     def status(method: str, path: str) -> int:
-        return httpx.request(method, door.url + API + path, headers=headers).status_code
+        return httpx.request(method, url + path, headers=headers, timeout=30).status_code
 
     assert status("GET", f"/orders/{own}") == 200
     assert status("GET", f"/orders/{other}") == 404
@@ -301,5 +303,5 @@ def test_a_customer_without_an_id_owns_nothing(door: House) -> None:
     headers = {"Authorization": f"Bearer {token}"}
     order = door.post("orders")["id"]
     for method, path in (("GET", f"/orders/{order}"), ("POST", f"/orders/{order}/cancel")):
-        answer = httpx.request(method, door.url + API + path, headers=headers)
+        answer = httpx.request(method, door.url + API + path, headers=headers, timeout=30)
         assert answer.status_code == 404

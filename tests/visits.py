@@ -12,6 +12,24 @@ from tests.services import free_port
 
 Settle = Callable[..., AbstractContextManager[House]]
 
+# A script with which a page's own time passes five times as fast: what it does now and then. Not
+# the clock, by which it tells how long ago something was.
+FASTER = """(() => {
+  const [wait, rest, now] = [setTimeout, setInterval, performance.now.bind(performance)];
+  window.setTimeout = (work, ms = 0, ...more) => wait(work, ms / 5, ...more);
+  window.setInterval = (work, ms = 0, ...more) => rest(work, ms / 5, ...more);
+  performance.now = () => now() * 5;
+})()"""
+
+
+def unasked(ms: int) -> str:
+    """A script with which a page does nothing by itself that it would do after so long or longer:
+    what happens was asked for, or told."""
+    return f"""(() => {{
+      const wait = setTimeout;
+      window.setTimeout = (work, ms, ...more) => (ms >= {ms} ? 0 : wait(work, ms, ...more));
+    }})()"""
+
 
 @contextmanager
 def at_home(processes: int = 1, **settings: str) -> Iterator[House]:
@@ -34,7 +52,7 @@ def password_of(role: str) -> str:
 def cookie_of(house: House, role: str) -> str:
     """`name=value` of a fresh session of the account of this role."""
     sign_in = {"username": role, "password": password_of(role)}
-    answer = httpx.post(f"{house.url}{API}/auth/session", json=sign_in)
+    answer = httpx.post(f"{house.url}{API}/auth/session", json=sign_in, timeout=30)
     assert answer.status_code == 204, answer.text
     return answer.headers["set-cookie"].partition(";")[0]
 
@@ -47,7 +65,9 @@ def visit(
     *,
     locale: str = "en-US",
     errors: str = "",
+    before: str = "",
 ) -> AbstractContextManager[Page]:
     """A page in a browser that is signed in as a role; the rest as `opened`."""
     cookie = cookie_of(house, role)
-    return opened(browser, house.url + path, locale=locale, errors=errors, cookie=cookie)
+    url = house.url + path
+    return opened(browser, url, locale=locale, errors=errors, cookie=cookie, before=before)
