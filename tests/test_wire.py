@@ -97,10 +97,16 @@ def test_the_metrics_say_that_redis_hangs(found: Wires) -> None:
             watch.told()
             for name in ("redis_publishing", "redis_hearing", "redis_up"):
                 until(lambda n=name: found.metric(n) == 0, PATIENCE, f"{name} is 0")
-            silence = lambda: found.metric("redis_silence_seconds")  # noqa: E731
-            until(lambda: silence() > events.SILENCE_SECONDS, PATIENCE, "it is silent")
-            lost = lambda: found.metric("redis_dropped_total", 0)  # noqa: E731
-            until(lambda: lost() > dropped, PATIENCE, "what was dropped is counted")
+            until(
+                lambda: found.metric("redis_silence_seconds") > events.SILENCE_SECONDS,
+                PATIENCE,
+                "it is silent",
+            )
+            until(
+                lambda: found.metric("redis_dropped_total", 0) > dropped,
+                PATIENCE,
+                "what was dropped is counted",
+            )
             assert found.metric("events_from_log_total") > read
             for path in ("/readyz", "/livez"):
                 answer = found.house.client(process=1).get(found.house.servers[1].url + path)
@@ -114,8 +120,11 @@ def test_a_subscription_that_is_silent_is_found_and_renewed(found: Wires) -> Non
     """It looks open and nothing comes: a process that does not hear itself subscribes again."""
     before = found.metric("redis_subscriptions_total")
     with watched(found) as watch:
-        ears = lambda: [line for line in found.relays[1].lines if line.subscribed]  # noqa: E731
-        until(lambda: len(ears()) == 1, PATIENCE, "one subscription")
+        until(
+            lambda: sum(line.subscribed for line in found.relays[1].lines) == 1,
+            PATIENCE,
+            "one subscription",
+        )
         assert found.relays[1].strand(subscribers=True) == 1
         until(lambda: watch.told() and watch.instant(), PATIENCE, "it hears again")
         assert before < found.metric("redis_subscriptions_total") < before + 4
